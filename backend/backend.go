@@ -1,0 +1,47 @@
+// Package backend is the point where a kind of overlay plugs in.
+//
+// It owns the Backend contract and the values that a backend decides over. It
+// refuses to know any backend; vxlan and its siblings are leaves that cmd
+// wires in, and backendtest holds the laws that all of them obey.
+package backend
+
+import (
+	"net/netip"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/subnet"
+)
+
+// Uplink is the underlay interface and our addresses on it.
+type Uplink struct {
+	Iface  string
+	MTU    int          // bytes of IP packet
+	Local  []netip.Addr // tunnel source, one per network of the configuration, in its order
+	Public []netip.Addr // what peers are told, likewise; differs from Local behind NAT
+}
+
+// Host is all that a backend knows about this node.
+type Host struct {
+	Config subnet.Config
+	Uplink Uplink
+	Facts  dataplane.Facts
+	Lease  subnet.Lease // ours; zero in Announce
+	Random [16]byte     // made once per process, for what must be random (a new MAC)
+}
+
+// Backend turns the host and its peers into kernel entries. Implementations
+// are pure and safe for concurrent use: the same arguments give the same
+// result, and nothing is kept between calls.
+type Backend interface {
+	// Announce gives what peers must know about us, one share per network
+	// with Public and Data; prev is what we announced before, or nil. A fact
+	// of the kernel (the MAC of the device that is there) goes before prev.
+	Announce(h Host, prev []subnet.Share) ([]subnet.Share, error)
+	// Base gives the entries that need no peer: devices and their addresses.
+	Base(h Host) (dataplane.State, error)
+	// Peer gives the entries of one admitted peer. The error names the field
+	// of the lease that is wrong.
+	Peer(h Host, l subnet.Lease) (dataplane.State, error)
+	// MTU is that of pods, in bytes: the smallest of all families.
+	MTU(h Host) int
+}

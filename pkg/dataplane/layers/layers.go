@@ -1,0 +1,184 @@
+// Package layers keeps what is wanted as named layers of fragments and merges
+// them into one dataplane.State at the cost of what changed.
+//
+//	base    [base]                      one source each,
+//	peers   [lease A][lease B]…    ─→   merged State  +  Scope of what changed
+//	rules   [rules]
+//
+// It owns the merge and the rule that no two fragments hold one key: the first
+// in order keeps it, the other is refused as a whole and named. It refuses to
+// know what a fragment is about.
+package layers
+
+import (
+	"slices"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+)
+
+// Fragment is what one thing (the host, one peer, the rules) wants of the
+// kernel. Its State must not change any more; a changed fragment is a new
+// pointer, and an unchanged one keeps its pointer: that is how it costs nothing.
+type Fragment struct {
+	ID    string // unique within its layer
+	State *dataplane.State
+}
+
+// Refused is a fragment that was left out, as a whole, because another one
+// holds one of its keys. It is tried again at every Set.
+type Refused struct {
+	Layer, ID string
+	Holder    string // the fragment that has the key
+	Entry     string // the key that both want
+}
+
+// Layers is the merged want. The zero value is empty and ready. Not for
+// concurrent use.
+type Layers struct {
+	merged dataplane.State
+	layers map[string]*layer
+}
+
+type layer struct {
+	order  []Fragment
+	placed map[string]*dataplane.State // what of it is in merged, by ID
+}
+
+// Want is the merged state. Don't write to it, and don't keep it over a Set.
+func (l *Layers) Want() dataplane.State { return l.merged }
+
+// Set replaces one layer. The order of the fragments is their seniority: where
+// two want one key, the earlier has it. It gives the keys that may have
+// changed, and what was refused.
+func (l *Layers) Set(name string, fragments []Fragment) (dataplane.Scope, []Refused) {
+	if l.layers == nil {
+		l.layers = map[string]*layer{}
+	}
+	lay := l.layers[name]
+	if lay == nil {
+		lay = &layer{placed: map[string]*dataplane.State{}}
+		l.layers[name] = lay
+	}
+	var changed dataplane.Scope
+	if !lay.samePrefix(fragments) {
+		l.removeStale(lay, fragments, &changed)
+	}
+	lay.order = slices.Clone(fragments)
+	return changed, l.place(name, lay, &changed)
+}
+
+// samePrefix tells whether all that is there stays and new ones only follow:
+// the case of one lease added, which needs no look-up by ID.
+func (lay *layer) samePrefix(next []Fragment) bool {
+	return len(lay.order) <= len(next) && slices.Equal(lay.order, next[:len(lay.order)])
+}
+
+// removeStale takes out what is gone or has another state now.
+func (l *Layers) removeStale(lay *layer, next []Fragment, changed *dataplane.Scope) {
+	keep := make(map[string]*dataplane.State, len(next))
+	for _, f := range next {
+		keep[f.ID] = f.State
+	}
+	for _, f := range lay.order {
+		if old, ok := lay.placed[f.ID]; ok && keep[f.ID] != old {
+			l.take(lay, f.ID, changed)
+		}
+	}
+}
+
+// place puts in what is not there yet, in order of seniority.
+func (l *Layers) place(name string, lay *layer, changed *dataplane.Scope) []Refused {
+	var refused []Refused
+	var own *owners
+	for i, f := range lay.order {
+		if _, ok := lay.placed[f.ID]; ok {
+			continue
+		}
+		if l.merged.Overlaps(*f.State) {
+			if own == nil {
+				own = l.owners(name)
+			}
+			juniors, r := own.judge(i, f)
+			if r != nil {
+				refused = append(refused, *r)
+				continue
+			}
+			for _, id := range juniors { // their turn in this loop is still to come
+				own.forget(lay.placed[id])
+				l.take(lay, id, changed)
+			}
+		}
+		lay.placed[f.ID] = f.State
+		l.merged.Merge(*f.State)
+		changed.Keys.Merge(*f.State)
+		if own != nil {
+			own.note(name, f.ID, f.State)
+		}
+	}
+	return refused
+}
+
+func (l *Layers) take(lay *layer, id string, changed *dataplane.Scope) {
+	state := lay.placed[id]
+	delete(lay.placed, id)
+	l.merged.Remove(*state)
+	changed.Keys.Merge(*state)
+}
+
+// owners tells which fragment holds each key. It is made only where two
+// fragments meet, which costs O(all) once for that Set.
+type owners struct {
+	layer string
+	pos   map[string]int // position in the layer at work, by ID
+	of    map[ownedKey]owner
+}
+
+type ownedKey struct {
+	kind dataplane.Kind
+	key  any
+}
+
+type owner struct{ layer, id string }
+
+func (l *Layers) owners(layer string) *owners {
+	own := &owners{layer: layer, pos: map[string]int{}, of: map[ownedKey]owner{}}
+	for i, f := range l.layers[layer].order {
+		own.pos[f.ID] = i
+	}
+	for name, lay := range l.layers {
+		for id, state := range lay.placed {
+			own.note(name, id, state)
+		}
+	}
+	return own
+}
+
+func (o *owners) note(layer, id string, state *dataplane.State) {
+	state.Keys(func(kind dataplane.Kind, key any) { o.of[ownedKey{kind, key}] = owner{layer, id} })
+}
+
+func (o *owners) forget(state *dataplane.State) {
+	state.Keys(func(kind dataplane.Kind, key any) { delete(o.of, ownedKey{kind, key}) })
+}
+
+// judge says which juniors of the layer have to make room for the fragment at
+// position i, or that it is refused.
+func (o *owners) judge(i int, f Fragment) (juniors []string, refused *Refused) {
+	f.State.Keys(func(kind dataplane.Kind, key any) {
+		holder, taken := o.of[ownedKey{kind, key}]
+		if !taken {
+			return
+		}
+		if holder.layer == o.layer && o.pos[holder.id] > i {
+			if !slices.Contains(juniors, holder.id) {
+				juniors = append(juniors, holder.id)
+			}
+			return
+		}
+		entry := dataplane.Op{Kind: kind, Key: key}.Entry()
+		if refused == nil || entry < refused.Entry {
+			refused = &Refused{Layer: o.layer, ID: f.ID, Holder: holder.id, Entry: entry}
+		}
+	})
+	return juniors, refused
+}

@@ -1,0 +1,321 @@
+// Package reconcile is the one loop that touches a kernel.
+//
+//	Set(layer) ──┐
+//	Watch ───────┼─→ dirty Scope ─→ Observe ─→ Diff ─→ Apply ─→ Observe ─→ Diff ─→ Round
+//	audit timer ─┘         ▲                                               │
+//	                       └──────────── what is left, after a pause ──────┘
+//
+// It owns the order of these steps, the pause before a retry and the slow
+// audit. It refuses to know what the entries mean, and it writes no log: it
+// reports Rounds.
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/layers"
+)
+
+// Options tune a Loop. The zero value is a sensible one.
+type Options struct {
+	// Layers that must have been Set before the loop deletes anything: what
+	// is not known yet is not removed.
+	Layers []string
+	// Audit is the time between two reads of everything; 0 is a minute. It
+	// is jittered by a tenth.
+	Audit time.Duration
+	// OnRound is told about each round that wrote something, failed, or read
+	// everything. It must not block.
+	OnRound func(Round)
+}
+
+// Round is what one pass of the loop did.
+type Round struct {
+	Full    bool           // it read everything, not a part
+	Applied dataplane.Plan // what it set out to write
+	Failed  []*dataplane.OpError
+	Left    dataplane.Plan // by what the kernel says after the writes; no ops means converged
+	Err     error          // the kernel could not be read
+	Took    time.Duration
+}
+
+// Loop drives one kernel towards what its layers want.
+type Loop struct {
+	kernel dataplane.Kernel
+	opts   Options
+	wake   chan struct{}
+	ask    chan func(context.Context)
+
+	mu     sync.Mutex
+	want   layers.Layers
+	unset  map[string]bool // layers of Options that were not Set yet
+	domain dataplane.Domain
+	dirty  dataplane.Scope
+}
+
+const (
+	firstPause = 20 * time.Millisecond
+	lastPause  = 10 * time.Second
+)
+
+// New makes a loop; Run starts it.
+func New(k dataplane.Kernel, opts Options) *Loop {
+	if opts.Audit == 0 {
+		opts.Audit = time.Minute
+	}
+	if opts.OnRound == nil {
+		opts.OnRound = func(Round) {}
+	}
+	l := &Loop{kernel: k, opts: opts, wake: make(chan struct{}, 1), ask: make(chan func(context.Context))}
+	l.unset = make(map[string]bool, len(opts.Layers))
+	for _, name := range opts.Layers {
+		l.unset[name] = true
+	}
+	return l
+}
+
+// Own says what is ours on this host, and makes the loop read everything anew.
+func (l *Loop) Own(d dataplane.Domain) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.domain = d
+	l.touch(dataplane.Scope{All: true})
+}
+
+// Set replaces what one layer wants (see layers.Set) and wakes the loop. It
+// gives the fragments that were left out. Safe for concurrent use.
+func (l *Loop) Set(layer string, fragments []layers.Fragment) []layers.Refused {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	changed, refused := l.want.Set(layer, fragments)
+	if l.unset[layer] {
+		delete(l.unset, layer)
+		changed.All = len(l.unset) == 0 // from now on it may delete
+	}
+	l.touch(changed)
+	return refused
+}
+
+// touch needs l.mu.
+func (l *Loop) touch(s dataplane.Scope) {
+	l.dirty.Add(s)
+	if l.dirty.Empty() {
+		return
+	}
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Facts reads the host in the loop's own goroutine. Run must be running.
+func (l *Loop) Facts(ctx context.Context) (facts dataplane.Facts, err error) {
+	askErr := l.do(ctx, func(run context.Context) { facts, err = l.kernel.Facts(run) })
+	return facts, errors.Join(askErr, err)
+}
+
+// Plan says what the loop would do now if it read everything, and does nothing.
+// Run must be running.
+func (l *Loop) Plan(ctx context.Context) (plan dataplane.Plan, err error) {
+	askErr := l.do(ctx, func(run context.Context) { plan, err = l.plan(run, l.scope(dataplane.Scope{All: true})) })
+	return plan, errors.Join(askErr, err)
+}
+
+func (l *Loop) do(ctx context.Context, f func(context.Context)) error {
+	done := make(chan struct{})
+	request := func(run context.Context) { defer close(done); f(run) }
+	select {
+	case l.ask <- request:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
+
+// Run converges the kernel until ctx ends; it returns ctx.Err() only.
+func (l *Loop) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.watch(ctx) })
+	g.Go(func() error { return l.work(ctx) })
+	return g.Wait()
+}
+
+// watch keeps the kernel's notifications coming. Whenever the flow breaks,
+// the next Watch begins with everything being dirty.
+func (l *Loop) watch(ctx context.Context) error {
+	scopes := make(chan dataplane.Scope, 64)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for {
+			select {
+			case s := <-scopes:
+				l.mu.Lock()
+				l.touch(s)
+				l.mu.Unlock()
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	g.Go(func() error {
+		for attempt := 0; ; attempt++ {
+			began := time.Now()
+			err := l.kernel.Watch(ctx, scopes)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			l.opts.OnRound(Round{Err: fmt.Errorf("watch the kernel: %w", err)})
+			if time.Since(began) > time.Minute {
+				attempt = 0
+			}
+			if !sleep(ctx, pause(attempt)) {
+				return ctx.Err()
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// work is the loop proper.
+func (l *Loop) work(ctx context.Context) error {
+	audit := time.NewTimer(l.jittered())
+	defer audit.Stop()
+	retry := time.NewTimer(time.Hour)
+	retry.Stop()
+	var again dataplane.Scope
+	attempt := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case f := <-l.ask:
+			f(ctx)
+			continue
+		case <-audit.C:
+			audit.Reset(l.jittered())
+			again.Add(dataplane.Scope{All: true})
+		case <-retry.C:
+		case <-l.wake:
+		}
+		scope := l.take()
+		scope.Add(again)
+		again = dataplane.Scope{}
+		again.Add(l.round(ctx, scope))
+		retry.Stop()
+		if again.Empty() {
+			attempt = 0
+			continue
+		}
+		retry.Reset(pause(attempt))
+		attempt++
+	}
+}
+
+// take hands the dirty scope over to a round.
+func (l *Loop) take() dataplane.Scope {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.dirty
+	l.dirty = dataplane.Scope{}
+	return s
+}
+
+// scope adds the domain of this moment.
+func (l *Loop) scope(s dataplane.Scope) dataplane.Scope {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Domain = l.domain
+	return s
+}
+
+// plan reads the scope and compares. The lock is held while comparing, so that
+// nobody changes the want meanwhile.
+func (l *Loop) plan(ctx context.Context, s dataplane.Scope) (dataplane.Plan, error) {
+	have, err := l.kernel.Observe(ctx, s)
+	if err != nil {
+		return dataplane.Plan{}, fmt.Errorf("read the kernel: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	want := l.want.Want().Within(s)
+	plan := dataplane.Diff(want, have)
+	if len(l.unset) > 0 {
+		plan = plan.WithoutDeletes()
+	}
+	return plan, nil
+}
+
+// round does one pass and gives what has to be looked at again.
+func (l *Loop) round(ctx context.Context, s dataplane.Scope) (again dataplane.Scope) {
+	if s.Empty() {
+		return dataplane.Scope{}
+	}
+	s = l.scope(s)
+	began := time.Now()
+	r := Round{Full: s.All}
+	defer func() {
+		r.Took = time.Since(began)
+		if r.Full || r.Err != nil || !r.Applied.Empty() || len(r.Applied.Conflicts) > 0 {
+			l.opts.OnRound(r)
+		}
+	}()
+	if r.Applied, r.Err = l.plan(ctx, s); r.Err != nil {
+		return s
+	}
+	r.Left.Conflicts = r.Applied.Conflicts
+	if r.Applied.Empty() {
+		return dataplane.Scope{}
+	}
+	r.Failed = l.kernel.Apply(ctx, r.Applied)
+	check := l.scope(written(r.Applied, r.Failed))
+	if r.Left, r.Err = l.plan(ctx, check); r.Err != nil {
+		return check
+	}
+	for _, op := range r.Left.Ops {
+		again.AddOp(op)
+	}
+	r.Left.Conflicts = append(r.Left.Conflicts, r.Applied.Conflicts...)
+	return again
+}
+
+// written is what must be read back after a plan was applied. A write that
+// failed for another reason than an occupied key makes its whole link doubtful.
+func written(p dataplane.Plan, failed []*dataplane.OpError) dataplane.Scope {
+	var s dataplane.Scope
+	for _, op := range p.Ops {
+		s.AddOp(op)
+	}
+	for _, f := range failed {
+		if !errors.Is(f, dataplane.ErrOccupied) {
+			s.AddLinkOf(f.Op)
+		}
+	}
+	return s
+}
+
+func (l *Loop) jittered() time.Duration {
+	tenth := int64(l.opts.Audit) / 10
+	return l.opts.Audit - time.Duration(tenth) + time.Duration(rand.Int64N(2*tenth+1))
+}
+
+func pause(attempt int) time.Duration { return min(firstPause<<min(attempt, 16), lastPause) }
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,194 @@
+package dataplane
+
+import "maps"
+
+// Scope is the part of the kernel that one round reads, compares and writes.
+type Scope struct {
+	All bool // everything of the Domain; Keys don't matter then
+	// Keys are the entries in question; values don't matter. A link here
+	// stands for itself and for everything on it: a link notification is all
+	// that the kernel sends when a link takes its routes and neighbours along.
+	Keys   State
+	Domain Domain
+}
+
+// Empty tells whether the scope asks for nothing.
+func (s Scope) Empty() bool { return !s.All && s.Keys.Len() == 0 }
+
+// Add widens the scope by another. The Domain stays.
+func (s *Scope) Add(o Scope) {
+	s.All = s.All || o.All
+	if s.All {
+		s.Keys = State{}
+		return
+	}
+	s.Keys.Merge(o.Keys)
+}
+
+// AddOp widens the scope by the entry that the op writes.
+func (s *Scope) AddOp(o Op) {
+	if !s.All {
+		rowOf(o.Kind).mark(&s.Keys, o.Key)
+	}
+}
+
+// AddLinkOf widens the scope by the whole link that the op's entry stands on.
+func (s *Scope) AddLinkOf(o Op) {
+	if s.All {
+		return
+	}
+	for _, v := range []any{o.New, o.Old} {
+		if name := rowOf(o.Kind).linkOf(o.Key, v); v != nil && name != "" {
+			links.mark(&s.Keys, name)
+		}
+	}
+}
+
+// Within gives the part of the state that the scope speaks of. For a scope of
+// All it is the state itself, not a copy: don't write to it.
+func (s State) Within(scope Scope) State {
+	if scope.All {
+		return s
+	}
+	var out State
+	for _, r := range rows() {
+		r.within(&out, &s, &scope.Keys)
+	}
+	return out
+}
+
+// Len counts the entries of all kinds.
+func (s State) Len() int {
+	n := 0
+	for _, r := range rows() {
+		n += r.count(&s)
+	}
+	return n
+}
+
+// Merge copies the entries of o into s, over those with the same keys.
+func (s *State) Merge(o State) {
+	for _, r := range rows() {
+		r.merge(s, &o)
+	}
+}
+
+// Remove deletes the keys of o from s.
+func (s *State) Remove(o State) {
+	for _, r := range rows() {
+		r.remove(s, &o)
+	}
+}
+
+// Overlaps tells whether both states hold an entry with the same key.
+func (s State) Overlaps(o State) bool {
+	for _, r := range rows() {
+		if r.overlaps(&s, &o) {
+			return true
+		}
+	}
+	return false
+}
+
+// Keys visits the key of every entry, kind by kind, in no order within one.
+func (s State) Keys(visit func(Kind, any)) {
+	for _, r := range rows() {
+		r.keys(&s, visit)
+	}
+}
+
+// row hides the types of one table.
+type row interface {
+	diff(*differ)
+	describe(key, value any) string
+	linkOf(key, value any) string
+	mark(s *State, key any)
+	within(dst, src, keys *State)
+	merge(dst, src *State)
+	remove(dst, src *State)
+	overlaps(a, b *State) bool
+	keys(*State, func(Kind, any))
+	count(*State) int
+}
+
+// rows lists all tables in order of creation.
+func rows() [7]row {
+	return [...]row{sysctls, links, addrs, fdb, neighs, routes, chains}
+}
+
+func rowOf(k Kind) row { return rows()[k] }
+
+func (t *table[K, V]) linkOf(key, value any) string {
+	v, ok := value.(V)
+	if !ok || t.link == nil {
+		return ""
+	}
+	return t.link(key.(K), v)
+}
+
+func (t *table[K, V]) mark(s *State, key any) {
+	m := t.of(s)
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	if _, ok := (*m)[key.(K)]; !ok {
+		var zero V
+		(*m)[key.(K)] = zero
+	}
+}
+
+func (t *table[K, V]) within(dst, src, keys *State) {
+	all, marked := *t.of(src), *t.of(keys)
+	out := map[K]V{}
+	for k := range marked {
+		if v, ok := all[k]; ok {
+			out[k] = v
+		}
+	}
+	if t.link != nil && len(keys.Links) > 0 {
+		for k, v := range all {
+			if _, ok := keys.Links[t.link(k, v)]; ok {
+				out[k] = v
+			}
+		}
+	}
+	if len(out) > 0 {
+		*t.of(dst) = out
+	}
+}
+
+func (t *table[K, V]) merge(dst, src *State) {
+	from, to := *t.of(src), t.of(dst)
+	if len(from) == 0 {
+		return
+	}
+	if *to == nil {
+		*to = make(map[K]V, len(from))
+	}
+	maps.Copy(*to, from)
+}
+
+func (t *table[K, V]) remove(dst, src *State) {
+	to := *t.of(dst)
+	for k := range *t.of(src) {
+		delete(to, k)
+	}
+}
+
+func (t *table[K, V]) overlaps(a, b *State) bool {
+	x, y := *t.of(a), *t.of(b)
+	for k := range y {
+		if _, ok := x[k]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *table[K, V]) keys(s *State, visit func(Kind, any)) {
+	for k := range *t.of(s) {
+		visit(t.kind, k)
+	}
+}
+
+func (t *table[K, V]) count(s *State) int { return len(*t.of(s)) }
