@@ -1,0 +1,75 @@
+# weft: `make` prints what there is. Needs Go >= 1.26 and GNU make; the tests
+# and the demo also need root, because they make network namespaces.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/weftnet/weft/pkg/version.Version=$(VERSION)
+TIMEOUT ?= 15m
+FUZZTIME ?= 10s
+DEMO_FLAGS ?=
+BENCH ?= .
+PKG ?= ./...
+LINT := bin/golangci-lint
+
+# Static binaries; and the tests run what is shipped. race is the exception.
+export CGO_ENABLED := 0
+
+.PHONY: help build test verify race fuzz demo bench stats clean needs fmt-check tidy-check
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## static bin/weftd, bin/weft and bin/weftctl, version stamped
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	@echo "built bin/weftd bin/weft bin/weftctl ($(VERSION))"
+
+test: needs build ## all tests, also those that need root (PKG=./subnet/... for a part)
+	@go test -json -timeout $(TIMEOUT) $(PKG) | go run ./test/report
+
+verify: fmt-check tidy-check $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy, import and size rules
+	@echo "go vet"; go vet ./...
+	@echo "golangci-lint"; $(LINT) run ./...
+	@echo "import and size rules"; go test -count=1 ./test/arch/...
+
+race: needs ## all tests under the race detector (needs a C compiler, installs gcc where it is missing)
+	@command -v $${CC:-cc} >/dev/null || { echo "installing gcc: the race detector needs a C compiler"; \
+	  apt-get install -y -q gcc libc6-dev >/dev/null; }
+	@CGO_ENABLED=1 go test -race -json -timeout 30m $(PKG) | go run ./test/report
+
+fuzz: ## each fuzz target for FUZZTIME=10s
+	@grep -rHoE --include='*_test.go' '^func Fuzz\w+' . | sort | while IFS=: read -r file func; do \
+	  name=$${func#func }; dir=$$(dirname "$$file"); echo "$$dir $$name"; \
+	  go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir"; done
+
+demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running
+	@bin/weftctl demo $(DEMO_FLAGS)
+
+bench: ## all benchmarks with allocations (BENCH=regexp for a part)
+	@go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m \
+	  $$(grep -rlE --include='*_test.go' '^func Benchmark' . | xargs -r -n1 dirname | sort -u)
+
+stats: ## function length, test/source lines, packages and what each imports
+	@go run ./test/arch/stats
+
+clean: ## remove what the targets above made
+	@rm -rf bin
+
+needs:
+	@echo "needs: $$(go version | cut -d' ' -f3), nothing to install"; \
+	[ "$$(id -u)" = 0 ] || echo "needs: not root, so tests that need network namespaces will be skipped or fail"
+
+fmt-check:
+	@echo "gofmt"; bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "not gofmt-ed (gofmt -w mends it):"; echo "$$bad"; exit 1; }
+
+tidy-check:
+	@echo "go mod tidy"; for m in . tools; do (cd $$m && go mod tidy -diff) || { \
+	  echo "$$m/go.mod is not tidy: run 'go mod tidy' in $$m"; exit 1; }; done
+
+# Built from a module of its own, so that the linter never weighs on go.mod.
+$(LINT): tools/go.mod tools/go.sum
+	@echo "building golangci-lint (once; some minutes)"
+	@cd tools && go build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
