@@ -57,6 +57,7 @@ type Loop struct {
 	mu     sync.Mutex
 	want   layers.Layers
 	unset  map[string]bool // layers of Options that were not Set yet
+	owned  bool            // Own was called
 	domain dataplane.Domain
 	dirty  dataplane.Scope
 }
@@ -83,10 +84,11 @@ func New(k dataplane.Kernel, opts Options) *Loop {
 }
 
 // Own says what is ours on this host, and makes the loop read everything anew.
+// Before the first Own the loop leaves the kernel alone.
 func (l *Loop) Own(d dataplane.Domain) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.domain = d
+	l.domain, l.owned = d, true
 	l.touch(dataplane.Scope{All: true})
 }
 
@@ -202,7 +204,9 @@ func (l *Loop) work(ctx context.Context) error {
 			continue
 		case <-audit.C:
 			audit.Reset(l.jittered())
-			again.Add(dataplane.Scope{All: true})
+			l.mu.Lock()
+			l.dirty.Add(dataplane.Scope{All: true})
+			l.mu.Unlock()
 		case <-retry.C:
 		case <-l.wake:
 		}
@@ -224,6 +228,9 @@ func (l *Loop) work(ctx context.Context) error {
 func (l *Loop) take() dataplane.Scope {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.owned {
+		return dataplane.Scope{}
+	}
 	s := l.dirty
 	l.dirty = dataplane.Scope{}
 	return s
