@@ -29,8 +29,10 @@ type Admin interface {
 	// Put makes what is not there and changes what is, in the order links,
 	// addresses, FDB, neighbours, routes, sysctls. Chains are not its matter.
 	//
-	//   - Link, absent, VNI 0: a dummy interface. MAC zero: the kernel
-	//     chooses one. Local, Parent and the rest don't matter.
+	//   - Link, absent, VNI 0: an ordinary Ethernet interface that has a
+	//     carrier (a dummy; where the kernel has none, a veth whose peer is
+	//     up and stays out of Dump). MAC zero: the kernel chooses one. Local,
+	//     Parent and the rest don't matter.
 	//   - Link, absent, VNI set: a VXLAN device with all that Link says.
 	//   - Link, present: MTU, MAC (unless zero), Local (of a VXLAN device)
 	//     and Up become what Link says, each only if it differs; the rest
