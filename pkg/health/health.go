@@ -1,0 +1,122 @@
+// Package health tells other programs whether this one can do its work.
+//
+// It owns the set of named conditions that make up readiness, and the HTTP
+// answers /healthz and /readyz. It refuses to decide when a condition holds,
+// and it writes no log.
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+var errUnheard = errors.New("no part of it has reported yet")
+
+// State is what is known about each condition. Safe for concurrent use.
+type State struct {
+	mu         sync.Mutex
+	conditions map[string]error
+}
+
+// New makes a State that is not ready: nothing was reported yet.
+func New() *State { return &State{conditions: map[string]error{}} }
+
+// Set reports a condition: nil means that it holds, an error why it does not.
+func (s *State) Set(condition string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conditions[condition] = err
+}
+
+// Ready gives nil if every condition that was ever reported holds, else why not.
+func (s *State) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conditions) == 0 {
+		return errUnheard
+	}
+	var errs []error
+	for _, c := range slices.Sorted(maps.Keys(s.conditions)) {
+		if err := s.conditions[c]; err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", c, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Reasons is Ready as text, one line per condition that does not hold; empty
+// means ready.
+func (s *State) Reasons() []string {
+	err := s.Ready()
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []string{err.Error()}
+	}
+	var lines []string
+	for _, e := range joined.Unwrap() {
+		lines = append(lines, strings.ReplaceAll(e.Error(), "\n", "; "))
+	}
+	return lines
+}
+
+// Handler answers /healthz with 200 as long as the process lives, and /readyz
+// with 200, or 503 and the reasons.
+func (s *State) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, "weftd is running")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		reasons := s.Reasons()
+		if len(reasons) == 0 {
+			reply(w, http.StatusOK, "weftd is ready")
+			return
+		}
+		reply(w, http.StatusServiceUnavailable, "weftd is not ready", reasons...)
+	})
+	return mux
+}
+
+func reply(w http.ResponseWriter, code int, headline string, lines ...string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, strings.Join(append([]string{headline}, lines...), "\n")+"\n")
+}
+
+// Serve answers at addr ("127.0.0.1:8081") until ctx ends; it returns
+// ctx.Err(), or why it can't listen or go on.
+func Serve(ctx context.Context, addr string, s *State) error {
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("serve health checks: %w; choose another --healthz-ip or --healthz-port", err)
+	}
+	return serve(ctx, listener, s)
+}
+
+func serve(ctx context.Context, listener net.Listener, s *State) error {
+	const patience = 5 * time.Second // a probe is one small request
+	server := &http.Server{
+		Handler: s.Handler(), ReadHeaderTimeout: patience, WriteTimeout: patience, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 4 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve health checks on %s: %w", listener.Addr(), err)
+	}
+	return ctx.Err()
+}
