@@ -1,0 +1,235 @@
+package topology
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+)
+
+const (
+	// Eth0 is the interface of every node, of every pod and of the outside.
+	Eth0 = "eth0"
+
+	bridge      = "br0"
+	outsideHost = 254 // host part of the outside's address
+	maxNodes    = 200 // so that a node's host part never meets the outside's
+	defaultMTU  = 1500
+)
+
+// Options says what New makes.
+type Options struct {
+	Name     string         // begins the name of everything: lower case letters, digits, hyphens
+	Dir      string         // holds one directory per node; made if it is not there
+	Nodes    int            // 1 to 200
+	Underlay []netip.Prefix // one per family; room for 255 hosts in each
+	MTU      int            // of the underlay in bytes; 0: 1500
+}
+
+// Topology is what New made.
+type Topology struct {
+	Nodes   []*Node
+	Outside *Namespace // a host of the underlay that is no node, and the nodes' default gateway
+
+	options Options
+}
+
+// Node is a host of the underlay with a directory for its daemon's files.
+type Node struct {
+	Namespace
+	Dir string
+}
+
+// SubnetFile is where AddPod expects the subnet.env of the node's daemon.
+func (n *Node) SubnetFile() string { return filepath.Join(n.Dir, "subnet.env") }
+
+// New makes the namespaces, joins them by a bridge and gives them addresses:
+// .1, .2, … for the nodes and .254 for the outside. If it fails it leaves
+// nothing behind; if something of that name is there already, it touches
+// nothing and the error is fs.ErrExist.
+func New(o Options) (*Topology, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	there, err := Find(o.Name)
+	if err != nil {
+		return nil, err
+	}
+	if len(there) > 0 {
+		return nil, fmt.Errorf("network namespace %s: %w", there[0], fs.ErrExist)
+	}
+	if o.MTU == 0 {
+		o.MTU = defaultMTU
+	}
+	t := &Topology{options: o}
+	if err := t.build(); err != nil {
+		return nil, errors.Join(err, t.Down())
+	}
+	return t, nil
+}
+
+// Down removes every trace; see Clean.
+func (t *Topology) Down() error { return Clean(t.options.Name, t.options.Dir) }
+
+// The name of a topology must not look like that of another one's node.
+var validName = regexp.MustCompile(`^[a-z]([a-z0-9-]*[a-z0-9])?$`)
+
+func (o Options) validate() error {
+	if !validName.MatchString(o.Name) || nodeName.MatchString(o.Name) {
+		return fmt.Errorf("topology %q: want lower case letters, digits and hyphens, no number at the end", o.Name)
+	}
+	if o.Nodes < 1 || o.Nodes > maxNodes {
+		return fmt.Errorf("topology %s: %d nodes: want 1 to %d", o.Name, o.Nodes, maxNodes)
+	}
+	if len(o.Underlay) == 0 {
+		return fmt.Errorf("topology %s: no underlay network", o.Name)
+	}
+	for _, p := range o.Underlay {
+		if !p.IsValid() || p.Addr().BitLen()-p.Bits() < 8 {
+			return fmt.Errorf("topology %s: underlay %s: want room for 255 hosts", o.Name, p)
+		}
+	}
+	return nil
+}
+
+func (t *Topology) build() error {
+	underlay, err := newNamespace(t.options.Name + "-underlay")
+	if err != nil {
+		return err
+	}
+	if err := underlay.Do(func() error { return addBridge(t.options.MTU) }); err != nil {
+		return fmt.Errorf("underlay: %w", err)
+	}
+	t.Outside, err = t.addHost(underlay, t.options.Name+"-outside", "outside", outsideHost, false)
+	if err != nil {
+		return err
+	}
+	for i := 1; i <= t.options.Nodes; i++ {
+		name := fmt.Sprintf("%s-%d", t.options.Name, i)
+		dir := filepath.Join(t.options.Dir, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("directory of node %s: %w", name, err)
+		}
+		ns, err := t.addHost(underlay, name, "node"+strconv.Itoa(i), i, true)
+		if err != nil {
+			return err
+		}
+		t.Nodes = append(t.Nodes, &Node{Namespace: *ns, Dir: dir})
+	}
+	return nil
+}
+
+func addBridge(mtu int) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = bridge, mtu
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(br); err != nil {
+		return fmt.Errorf("add bridge %s: %w", bridge, err)
+	}
+	return linkUp(bridge)
+}
+
+// addHost makes a namespace with eth0 on the underlay's bridge; port is the
+// name of the other end there.
+func (t *Topology) addHost(underlay *Namespace, name, port string, number int, gateway bool) (*Namespace, error) {
+	ns, err := newNamespace(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := plug(underlay, ns, port, t.options.MTU); err != nil {
+		return nil, fmt.Errorf("plug %s into the underlay: %w", name, err)
+	}
+	for _, p := range t.options.Underlay {
+		ns.Addrs = append(ns.Addrs, nth(p, number))
+	}
+	err = ns.Do(func() error {
+		for i, p := range t.options.Underlay {
+			if err := addAddress(Eth0, netip.PrefixFrom(ns.Addrs[i], p.Bits())); err != nil {
+				return err
+			}
+		}
+		if err := linkUp(Eth0); err != nil || !gateway {
+			return err
+		}
+		for _, p := range t.options.Underlay {
+			if err := addDefaultRoute(nth(p, outsideHost)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("configure %s: %w", name, err)
+	}
+	return ns, nil
+}
+
+// plug joins a namespace to the underlay's bridge by a veth pair. The pair is
+// made inside, so that no link of ours is ever seen on the host.
+func plug(underlay, ns *Namespace, port string, mtu int) error {
+	peer, err := ns.open()
+	if err != nil {
+		return err
+	}
+	defer peer.Close()
+	return underlay.Do(func() error {
+		br, err := netlink.LinkByName(bridge)
+		if err != nil {
+			return fmt.Errorf("bridge %s: %w", bridge, err)
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.MasterIndex = port, mtu, br.Attrs().Index
+		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: Eth0, PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(int(peer))}
+		if err := netlink.LinkAdd(pair); err != nil {
+			return fmt.Errorf("add veth %s: %w", port, err)
+		}
+		return linkUp(port)
+	})
+}
+
+func linkUp(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set link %s up: %w", name, err)
+	}
+	return nil
+}
+
+func addAddress(name string, p netip.Prefix) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	addr, err := netlink.ParseAddr(p.String())
+	if err != nil {
+		return fmt.Errorf("address %s: %w", p, err)
+	}
+	if err := netlink.AddrAdd(link, addr); err != nil {
+		return fmt.Errorf("add address %s to %s: %w", p, name, err)
+	}
+	return nil
+}
+
+func addDefaultRoute(via netip.Addr) error {
+	if err := netlink.RouteAdd(&netlink.Route{Gw: via.AsSlice()}); err != nil {
+		return fmt.Errorf("add default route via %s: %w", via, err)
+	}
+	return nil
+}
+
+// nth is the network's address plus n, of at most one byte.
+func nth(p netip.Prefix, n int) netip.Addr {
+	raw := p.Masked().Addr().AsSlice()
+	raw[len(raw)-1] += byte(n)
+	addr, _ := netip.AddrFromSlice(raw)
+	return addr
+}
