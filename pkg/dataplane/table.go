@@ -131,19 +131,39 @@ func comparePrefix(a, b netip.Prefix) int {
 }
 
 func linkText(name string, l Link) string {
-	s := fmt.Sprintf("%s mtu %d address %s", name, l.MTU, l.MAC)
+	s := fmt.Sprintf("%s mtu %d", name, l.MTU)
+	if !l.MAC.IsZero() {
+		s += " address " + l.MAC.String()
+	}
 	if l.Up {
 		s += " up"
 	}
-	s += fmt.Sprintf(" vxlan id %d local %s dev %s dstport %d", l.VNI, l.Local, l.Parent, l.Port)
+	s += vxlanText(l)
+	if l.Actual != "" {
+		s += " (now named " + l.Actual + ")"
+	}
+	return s
+}
+
+// vxlanText leaves out what a foreign link may not have; without a port it is
+// no VXLAN device at all.
+func vxlanText(l Link) string {
+	if l.Port == 0 {
+		return " (not a vxlan device)"
+	}
+	s := fmt.Sprintf(" vxlan id %d", l.VNI)
+	if l.Local.IsValid() {
+		s += " local " + l.Local.String()
+	}
+	if l.Parent != "" {
+		s += " dev " + l.Parent
+	}
+	s += fmt.Sprintf(" dstport %d", l.Port)
 	if l.Learning {
 		s += " learning"
 	}
 	if l.GBP {
 		s += " gbp"
-	}
-	if l.Actual != "" {
-		s += " (now named " + l.Actual + ")"
 	}
 	return s
 }
