@@ -125,10 +125,11 @@ type differ struct {
 }
 
 // diff computes the ops of one kind. Links come before all that stands on
-// them, so d.links is complete by then.
+// them, so d.links is complete by then. What is right already costs a look-up;
+// only what differs is sorted.
 func (t *table[K, V]) diff(d *differ) {
 	want, have, occupied := *t.of(d.want), *t.of(d.have), *t.of(d.occupied)
-	for _, k := range t.sorted(want) {
+	for _, k := range t.differing(d, want, have) {
 		w := want[k]
 		if t.blocked(d, k, w) {
 			continue
@@ -139,27 +140,47 @@ func (t *table[K, V]) diff(d *differ) {
 			t.noteBlocked(d, k)
 			continue
 		}
-		if ok && t.flushed(d, k, h) {
-			ok = false
-		}
-		switch {
-		case !ok:
+		if !ok || t.flushed(d, k, h) {
 			d.creates = append(d.creates, Op{Verb: Create, Kind: t.kind, Key: k, New: w})
-		case !t.equal(h, w):
-			d.creates = append(d.creates, t.change(d, k, h, w)...)
+			continue
 		}
+		d.creates = append(d.creates, t.change(d, k, h, w)...)
 	}
 	if t.keep {
 		return
 	}
-	for _, k := range t.sorted(have) {
+	for _, k := range t.unwanted(want, have) {
 		h := have[k]
-		if _, wanted := want[k]; wanted || t.flushed(d, k, h) {
+		if t.flushed(d, k, h) || t.goes(d, k, h) {
 			continue
 		}
 		t.noteGone(d, k)
 		d.deletes = append(d.deletes, Op{Verb: Delete, Kind: t.kind, Key: k, Old: h})
 	}
+}
+
+// differing gives, in order, the wanted keys that have to be written.
+func (t *table[K, V]) differing(d *differ, want, have map[K]V) []K {
+	var keys []K
+	for k, w := range want {
+		if h, ok := have[k]; !ok || !t.equal(h, w) || t.flushed(d, k, h) {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, t.less)
+	return keys
+}
+
+// unwanted gives, in order, the keys that are there and not wanted.
+func (t *table[K, V]) unwanted(want, have map[K]V) []K {
+	var keys []K
+	for k := range have {
+		if _, ok := want[k]; !ok {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, t.less)
+	return keys
 }
 
 // change is one replacing op, or, for a link whose identity changed, a delete
@@ -177,17 +198,32 @@ func (t *table[K, V]) change(d *differ, k K, h, w V) []Op {
 	return []Op{{Verb: Delete, Kind: t.kind, Key: k, Old: h}, {Verb: Create, Kind: t.kind, Key: k, New: w}}
 }
 
-// flushed tells whether the plan's own change of a link takes this entry away.
+// flushed tells whether the plan's own change of a link has taken this entry
+// away before it is the turn of the entry's kind.
 func (t *table[K, V]) flushed(d *differ, k K, v V) bool {
-	if t.link == nil {
-		return false
+	c, ok := t.linkChange(d, k, v)
+	return ok && !c.gone && !c.blocked && t.flush(c.old, c.new)
+}
+
+// goes tells whether the entry goes with its link. That happens at the end of
+// the plan: until then it stands, and a key that is wanted elsewhere (a route
+// over another link) has to be changed, not created.
+func (t *table[K, V]) goes(d *differ, k K, v V) bool {
+	c, ok := t.linkChange(d, k, v)
+	return ok && c.gone
+}
+
+func (t *table[K, V]) linkChange(d *differ, k K, v V) (linkChange, bool) {
+	if t.link == nil || len(d.links) == 0 {
+		return linkChange{}, false
 	}
 	c, ok := d.links[t.link(k, v)]
-	return ok && (c.gone || !c.blocked && t.flush(c.old, c.new))
+	return c, ok
 }
 
 func (t *table[K, V]) blocked(d *differ, k K, v V) bool {
-	return t.link != nil && d.links[t.link(k, v)].blocked
+	c, _ := t.linkChange(d, k, v)
+	return c.blocked
 }
 
 func (t *table[K, V]) noteBlocked(d *differ, k K) {
@@ -200,15 +236,6 @@ func (t *table[K, V]) noteGone(d *differ, k K) {
 	if name, ok := any(k).(string); ok && t.kind == KindLink {
 		d.links[name] = linkChange{gone: true}
 	}
-}
-
-func (t *table[K, V]) sorted(m map[K]V) []K {
-	keys := make([]K, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, t.less)
-	return keys
 }
 
 func (t *table[K, V]) describe(key, value any) string {
