@@ -25,7 +25,7 @@ type Fragment struct {
 }
 
 // Refused is a fragment that was left out, as a whole, because another one
-// holds one of its keys. It is tried again at every Set.
+// holds one of its keys. It is tried again at every Set of its layer.
 type Refused struct {
 	Layer, ID string
 	Holder    string // the fragment that has the key
@@ -40,8 +40,10 @@ type Layers struct {
 }
 
 type layer struct {
+	name   string
 	order  []Fragment
 	placed map[string]*dataplane.State // what of it is in merged, by ID
+	short  bool                        // the last Set left something out
 }
 
 // Want is the merged state. Don't write to it, and don't keep it over a Set.
@@ -56,47 +58,64 @@ func (l *Layers) Set(name string, fragments []Fragment) (dataplane.Scope, []Refu
 	}
 	lay := l.layers[name]
 	if lay == nil {
-		lay = &layer{placed: map[string]*dataplane.State{}}
+		lay = &layer{name: name, placed: map[string]*dataplane.State{}}
 		l.layers[name] = lay
 	}
 	var changed dataplane.Scope
-	if !lay.samePrefix(fragments) {
-		l.removeStale(lay, fragments, &changed)
+	from, oldTo, newTo := lay.window(fragments)
+	l.removeStale(lay, lay.order[from:oldTo], fragments[from:newTo], &changed)
+	lay.order = slices.Replace(lay.order, from, oldTo, fragments[from:newTo]...)
+	if lay.short {
+		from, newTo = 0, len(lay.order)
 	}
-	lay.order = slices.Clone(fragments)
-	return changed, l.place(name, lay, &changed)
+	refused := l.place(lay, from, newTo, &changed)
+	lay.short = len(refused) > 0
+	return changed, refused
 }
 
-// samePrefix tells whether all that is there stays and new ones only follow:
-// the case of one lease added, which needs no look-up by ID.
-func (lay *layer) samePrefix(next []Fragment) bool {
-	return len(lay.order) <= len(next) && slices.Equal(lay.order, next[:len(lay.order)])
+// window finds the part that differs: the old order's [from:oldTo] becomes the
+// next one's [from:newTo]. All else costs one comparison of pointers.
+func (lay *layer) window(next []Fragment) (from, oldTo, newTo int) {
+	oldTo, newTo = len(lay.order), len(next)
+	for from < min(oldTo, newTo) && lay.order[from] == next[from] {
+		from++
+	}
+	for oldTo > from && newTo > from && lay.order[oldTo-1] == next[newTo-1] {
+		oldTo, newTo = oldTo-1, newTo-1
+	}
+	return from, oldTo, newTo
 }
 
 // removeStale takes out what is gone or has another state now.
-func (l *Layers) removeStale(lay *layer, next []Fragment, changed *dataplane.Scope) {
+func (l *Layers) removeStale(lay *layer, old, next []Fragment, changed *dataplane.Scope) {
+	if len(old) == 0 {
+		return
+	}
 	keep := make(map[string]*dataplane.State, len(next))
 	for _, f := range next {
 		keep[f.ID] = f.State
 	}
-	for _, f := range lay.order {
-		if old, ok := lay.placed[f.ID]; ok && keep[f.ID] != old {
+	for _, f := range old {
+		if state, ok := lay.placed[f.ID]; ok && keep[f.ID] != state {
 			l.take(lay, f.ID, changed)
 		}
 	}
 }
 
-// place puts in what is not there yet, in order of seniority.
-func (l *Layers) place(name string, lay *layer, changed *dataplane.Scope) []Refused {
+// place puts in what is not there yet of the order's [from:to], by seniority.
+// Where it meets a fragment that is in the way, it goes on to the end: a junior
+// that has to make room may stand anywhere behind.
+func (l *Layers) place(lay *layer, from, to int, changed *dataplane.Scope) []Refused {
 	var refused []Refused
 	var own *owners
-	for i, f := range lay.order {
+	for i := from; i < to; i++ {
+		f := lay.order[i]
 		if _, ok := lay.placed[f.ID]; ok {
 			continue
 		}
 		if l.merged.Overlaps(*f.State) {
 			if own == nil {
-				own = l.owners(name)
+				own, to = l.owners(lay.name), len(lay.order)
 			}
 			juniors, r := own.judge(i, f)
 			if r != nil {
@@ -112,7 +131,7 @@ func (l *Layers) place(name string, lay *layer, changed *dataplane.Scope) []Refu
 		l.merged.Merge(*f.State)
 		changed.Keys.Merge(*f.State)
 		if own != nil {
-			own.note(name, f.ID, f.State)
+			own.note(lay.name, f.ID, f.State)
 		}
 	}
 	return refused
