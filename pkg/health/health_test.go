@@ -119,8 +119,9 @@ func TestServeOnATakenPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = taken.Close() }()
-	err = Serve(t.Context(), taken.Addr().String(), New())
-	if err == nil || !strings.Contains(err.Error(), taken.Addr().String()) || !strings.Contains(err.Error(), "--healthz-port") {
+	addr := taken.Addr().String()
+	err = Serve(t.Context(), addr, New())
+	if err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "--healthz-port") {
 		t.Errorf("want an error that names the address and the flag, have %v", err)
 	}
 }

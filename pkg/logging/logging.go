@@ -41,7 +41,8 @@ func formatter(json, journal bool) logrus.Formatter {
 	case journal:
 		return journalFormatter{&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true}}
 	}
-	return &logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339} // colours: logrus looks for a terminal
+	// Colours: logrus looks for a terminal itself.
+	return &logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339}
 }
 
 // isJournal tells whether out is the journal's end of a stream. systemd says

@@ -38,8 +38,8 @@ func kits() []string {
 	return []string{"backend/backendtest", "subnet/storetest", "pkg/dataplane/kerneltest"}
 }
 
-// floorOf gives the number of the floor and the pattern that put it there.
-func floorOf(path string) (int, string) {
+// floorOf gives the number of the floor, or -1.
+func floorOf(path string) int {
 	best, by := -1, ""
 	for i, f := range floors() {
 		for _, pattern := range f.Packages {
@@ -48,14 +48,14 @@ func floorOf(path string) (int, string) {
 			}
 		}
 	}
-	return best, by
+	return best
 }
 
 // down checks that imports point down only.
 func down(p Package) []string {
-	mine, _ := floorOf(p.Path)
+	mine := floorOf(p.Path)
 	if mine < 0 {
-		return []string{fmt.Sprintf("%s has no place in the house: give it one in test/arch/floors.go, with the reason", p.Path)}
+		return []string{p.Path + " has no place in the house: give it one in test/arch/floors.go, with the reason"}
 	}
 	var wrong []string
 	for _, path := range p.Imports {
@@ -63,7 +63,7 @@ func down(p Package) []string {
 		if !ok {
 			continue
 		}
-		theirs, _ := floorOf(other)
+		theirs := floorOf(other)
 		switch {
 		case theirs < mine:
 		case theirs > mine:

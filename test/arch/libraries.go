@@ -29,7 +29,11 @@ func libraries() []library {
 			Why: "the kernel is touched in pkg/dataplane/linux and where networks are made, nowhere else",
 		},
 		{[]string{"go.etcd.io/"}, []string{"subnet/etcd", "subnet/etcd/..."}, "etcd is behind subnet.Store"},
-		{[]string{"k8s.io/", "sigs.k8s.io/"}, []string{"subnet/kube", "subnet/kube/..."}, "Kubernetes is behind subnet.Store"},
+		{
+			[]string{"k8s.io/", "sigs.k8s.io/"},
+			[]string{"subnet/kube", "subnet/kube/..."},
+			"Kubernetes is behind subnet.Store",
+		},
 		{
 			[]string{"github.com/sirupsen/logrus"},
 			[]string{"cmd/...", "network", "subnet/etcd", "subnet/etcd/...", "subnet/kube", "subnet/kube/...", "pkg/logging"},
@@ -76,7 +80,8 @@ func plugin(p Package) []string {
 		return nil
 	}
 	heavy := []string{
-		"github.com/sirupsen/logrus", "go.etcd.io/", "k8s.io/", "sigs.k8s.io/", "google.golang.org/", "net/http", "crypto/tls",
+		"github.com/sirupsen/logrus", "go.etcd.io/", "k8s.io/", "sigs.k8s.io/", "google.golang.org/", "net/http",
+		"crypto/tls",
 	}
 	var wrong []string
 	for _, path := range p.Deps {

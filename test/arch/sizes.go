@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// Func is one function and the lines from its first brace to its last.
+// Func is one function and the lines of its body, counted as the linter's
+// budget counts them: between the braces.
 type Func struct {
 	Name  string
 	Lines int
@@ -18,8 +19,8 @@ func Funcs(fset *token.FileSet, files []*ast.File) []Func {
 	for _, f := range files {
 		for _, d := range f.Decls {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
-				lines := fset.Position(fn.Body.Rbrace).Line - fset.Position(fn.Body.Lbrace).Line + 1
-				out = append(out, Func{Name: fn.Name.Name, Lines: lines})
+				lines := fset.Position(fn.Body.Rbrace).Line - fset.Position(fn.Body.Lbrace).Line - 1
+				out = append(out, Func{Name: fn.Name.Name, Lines: max(lines, 1)})
 			}
 		}
 	}

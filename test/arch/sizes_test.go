@@ -10,18 +10,18 @@ import (
 )
 
 func TestSizes(t *testing.T) {
-	const src = "package p\n\nfunc one() {}\n\nfunc (T) three() {\n\tone()\n}\n\nfunc declared()\n"
+	const src = "package p\n\nfunc one() {}\n\nfunc (T) two() {\n\tone()\n\tone()\n}\n\nfunc declared()\n"
 	fset := token.NewFileSet()
 	f, err := parser.ParseFile(fset, "p.go", src, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	files := []*ast.File{f}
-	if d := cmp.Diff([]Func{{"one", 1}, {"three", 3}}, Funcs(fset, files)); d != "" {
+	if d := cmp.Diff([]Func{{"one", 1}, {"two", 2}}, Funcs(fset, files)); d != "" {
 		t.Errorf("functions (-want +have):\n%s", d)
 	}
-	if have := Lines(fset, files); have != 9 {
-		t.Errorf("lines: want 9, have %d", have)
+	if have := Lines(fset, files); have != 10 {
+		t.Errorf("lines: want 10, have %d", have)
 	}
 }
 

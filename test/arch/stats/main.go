@@ -53,7 +53,9 @@ func run(out io.Writer) error {
 		sum.N, sum.Mean, sum.P90, sum.Max, longest.Name)
 	fmt.Fprintf(out, "lines: %d source, %d test, ratio %.2f; packages: %d\n\n",
 		source, tests, float64(tests)/float64(max(source, 1)), len(pkgs))
-	fmt.Fprint(out, "| package | source | test | exported | imports of ours | from outside |\n|---|---|---|---|---|---|\n", table.String())
+	fmt.Fprintln(out, "| package | source | test | exported | imports of ours | from outside |")
+	fmt.Fprintln(out, "|---|---|---|---|---|---|")
+	fmt.Fprint(out, table.String())
 	return nil
 }
 
