@@ -69,7 +69,7 @@ func TestCleanAfterACrashLeavesNoTrace(t *testing.T) {
 func TestCleanKillsWhoDoesNotListen(t *testing.T) {
 	t.Parallel()
 	topo := newTopology(t, 1, dualStack...)
-	deaf := startShell(t, topo.Nodes[0], `trap "" TERM; echo ready; while :; do sleep 1000; done`)
+	deaf := startShell(t, topo.Nodes[0], `trap "" TERM; echo ready; exec sleep 1000`)
 	if err := topo.Down(); err != nil {
 		t.Fatal(err)
 	}

@@ -77,8 +77,8 @@ func onOwnThread(fn func() error) error {
 	return <-result
 }
 
-// newNamespace makes a named namespace with its loopback up and without
-// duplicate address detection, which would keep IPv6 silent for a second.
+// newNamespace makes a named namespace with its loopback up. Its sysctls stay
+// as the kernel makes them: a node should be like a real one.
 func newNamespace(name string) (*Namespace, error) {
 	if err := shareNamesDir(); err != nil {
 		return nil, err
@@ -89,9 +89,6 @@ func newNamespace(name string) (*Namespace, error) {
 			return fmt.Errorf("add network namespace %s: %w", name, err)
 		}
 		defer handle.Close()
-		if err := disableDAD(); err != nil {
-			return fmt.Errorf("network namespace %s: %w", name, err)
-		}
 		return linkUp("lo")
 	})
 	if err != nil {
@@ -122,19 +119,6 @@ func wrapMount(err error) error {
 		return nil
 	}
 	return fmt.Errorf("mount %s: %w", namesDir, err)
-}
-
-// disableDAD must reach "all" and "default" both: the kernel goes by whichever
-// of the device's value and that of "all" is larger (addrconf_dad_begin).
-// A kernel without IPv6 has neither.
-func disableDAD() error {
-	for _, conf := range []string{"all", "default"} {
-		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+conf+"/accept_dad", []byte("0"), 0)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("turn duplicate address detection off: %w", err)
-		}
-	}
-	return nil
 }
 
 // deleteNamespace takes the name away; the kernel frees the namespace, with

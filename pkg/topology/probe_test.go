@@ -51,6 +51,8 @@ func addPodByHand(t *testing.T, n *Node, podMTU, nodeMTU int) *Namespace {
 	}
 	must(n.Do(func() error { return linkUp("pod") }))
 	must(pod.Do(func() error { return linkUp(Eth0) }))
+	must(n.Do(func() error { return awaitCarrier("pod") }))
+	must(pod.Do(func() error { return awaitCarrier(Eth0) }))
 	return pod
 }
 
@@ -176,7 +178,7 @@ func TestProcessTellsItsEnd(t *testing.T) {
 	if err := polite.Stop(within(t, 10*time.Second)); !errors.As(err, &status) || status.ExitCode() != 7 {
 		t.Errorf("stop: want the process's own exit status 7, have %v", err)
 	}
-	deaf := startShell(t, node, `trap "" TERM; echo ready; sleep 1000`)
+	deaf := startShell(t, node, `trap "" TERM; echo ready; exec sleep 1000`)
 	if err := deaf.Stop(within(t, 100*time.Millisecond)); !errors.As(err, &status) || status.ExitCode() != -1 {
 		t.Errorf("stop of a process that ignores it: want a kill, have %v", err)
 	}

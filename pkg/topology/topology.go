@@ -9,15 +9,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-
-	"github.com/vishvananda/netlink"
 )
 
 const (
 	// Eth0 is the interface of every node, of every pod and of the outside.
 	Eth0 = "eth0"
 
-	bridge      = "br0"
 	outsideHost = 254 // host part of the outside's address
 	maxNodes    = 200 // so that a node's host part never meets the outside's
 	defaultMTU  = 1500
@@ -125,16 +122,6 @@ func (t *Topology) build() error {
 	return nil
 }
 
-func addBridge(mtu int) error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = bridge, mtu
-	br := &netlink.Bridge{LinkAttrs: attrs}
-	if err := netlink.LinkAdd(br); err != nil {
-		return fmt.Errorf("add bridge %s: %w", bridge, err)
-	}
-	return linkUp(bridge)
-}
-
 // addHost makes a namespace with eth0 on the underlay's bridge; port is the
 // name of the other end there.
 func (t *Topology) addHost(underlay *Namespace, name, port string, number int, gateway bool) (*Namespace, error) {
@@ -148,80 +135,31 @@ func (t *Topology) addHost(underlay *Namespace, name, port string, number int, g
 	for _, p := range t.options.Underlay {
 		ns.Addrs = append(ns.Addrs, nth(p, number))
 	}
-	err = ns.Do(func() error {
-		for i, p := range t.options.Underlay {
-			if err := addAddress(Eth0, netip.PrefixFrom(ns.Addrs[i], p.Bits())); err != nil {
-				return err
-			}
-		}
-		if err := linkUp(Eth0); err != nil || !gateway {
-			return err
-		}
-		for _, p := range t.options.Underlay {
-			if err := addDefaultRoute(nth(p, outsideHost)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := ns.Do(func() error { return t.configure(ns.Addrs, gateway) }); err != nil {
 		return nil, fmt.Errorf("configure %s: %w", name, err)
+	}
+	if err := underlay.Do(func() error { return awaitCarrier(port) }); err != nil {
+		return nil, fmt.Errorf("plug %s into the underlay: %w", name, err)
 	}
 	return ns, nil
 }
 
-// plug joins a namespace to the underlay's bridge by a veth pair. The pair is
-// made inside, so that no link of ours is ever seen on the host.
-func plug(underlay, ns *Namespace, port string, mtu int) error {
-	peer, err := ns.open()
-	if err != nil {
+func (t *Topology) configure(addrs []netip.Addr, gateway bool) error {
+	for i, p := range t.options.Underlay {
+		if err := addAddress(Eth0, netip.PrefixFrom(addrs[i], p.Bits())); err != nil {
+			return err
+		}
+	}
+	if err := linkUp(Eth0); err != nil {
 		return err
 	}
-	defer peer.Close()
-	return underlay.Do(func() error {
-		br, err := netlink.LinkByName(bridge)
-		if err != nil {
-			return fmt.Errorf("bridge %s: %w", bridge, err)
+	if err := awaitCarrier(Eth0); err != nil || !gateway {
+		return err
+	}
+	for _, p := range t.options.Underlay {
+		if err := addDefaultRoute(nth(p, outsideHost)); err != nil {
+			return err
 		}
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU, attrs.MasterIndex = port, mtu, br.Attrs().Index
-		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: Eth0, PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(int(peer))}
-		if err := netlink.LinkAdd(pair); err != nil {
-			return fmt.Errorf("add veth %s: %w", port, err)
-		}
-		return linkUp(port)
-	})
-}
-
-func linkUp(name string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("link %s: %w", name, err)
-	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set link %s up: %w", name, err)
-	}
-	return nil
-}
-
-func addAddress(name string, p netip.Prefix) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("link %s: %w", name, err)
-	}
-	addr, err := netlink.ParseAddr(p.String())
-	if err != nil {
-		return fmt.Errorf("address %s: %w", p, err)
-	}
-	if err := netlink.AddrAdd(link, addr); err != nil {
-		return fmt.Errorf("add address %s to %s: %w", p, name, err)
-	}
-	return nil
-}
-
-func addDefaultRoute(via netip.Addr) error {
-	if err := netlink.RouteAdd(&netlink.Route{Gw: via.AsSlice()}); err != nil {
-		return fmt.Errorf("add default route via %s: %w", via, err)
 	}
 	return nil
 }
