@@ -1,0 +1,106 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const bridge = "br0"
+
+// What stands here works on the namespace of the calling thread: see Do.
+
+func addBridge(mtu int) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = bridge, mtu
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(br); err != nil {
+		return fmt.Errorf("add bridge %s: %w", bridge, err)
+	}
+	return linkUp(bridge)
+}
+
+// plug joins a namespace to the underlay's bridge by a veth pair. The pair is
+// made inside, so that no link of ours is ever seen on the host.
+func plug(underlay, ns *Namespace, port string, mtu int) error {
+	peer, err := ns.open()
+	if err != nil {
+		return err
+	}
+	defer peer.Close()
+	return underlay.Do(func() error {
+		br, err := netlink.LinkByName(bridge)
+		if err != nil {
+			return fmt.Errorf("bridge %s: %w", bridge, err)
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.MasterIndex = port, mtu, br.Attrs().Index
+		pair := &netlink.Veth{
+			LinkAttrs: attrs, PeerName: Eth0, PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(int(peer)),
+		}
+		if err := netlink.LinkAdd(pair); err != nil {
+			return fmt.Errorf("add veth %s: %w", port, err)
+		}
+		return linkUp(port)
+	})
+}
+
+func linkUp(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set link %s up: %w", name, err)
+	}
+	return nil
+}
+
+func addAddress(name string, p netip.Prefix) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	addr, err := netlink.ParseAddr(p.String())
+	if err != nil {
+		return fmt.Errorf("address %s: %w", p, err)
+	}
+	if p.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD // duplicate detection would keep it silent for a second
+	}
+	if err := netlink.AddrAdd(link, addr); err != nil {
+		return fmt.Errorf("add address %s to %s: %w", p, name, err)
+	}
+	return nil
+}
+
+func addDefaultRoute(via netip.Addr) error {
+	if err := netlink.RouteAdd(&netlink.Route{Gw: via.AsSlice()}); err != nil {
+		return fmt.Errorf("add default route via %s: %w", via, err)
+	}
+	return nil
+}
+
+// awaitCarrier waits until the link passes packets. A veth gets its carrier
+// when the far end comes up, but the kernel attaches its queue and opens its
+// bridge port a moment later, in a work queue (net/core/link_watch.c); what is
+// sent in between is dropped. The operational state tells when that is done.
+func awaitCarrier(name string) error {
+	deadline := time.Now().Add(patience)
+	for {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("link %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("link %s: no carrier within %s", name, patience)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
