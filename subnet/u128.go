@@ -1,7 +1,9 @@
 package subnet
 
 import (
+	"cmp"
 	"encoding/binary"
+	"math/big"
 	"math/bits"
 	"net/netip"
 )
@@ -74,4 +76,14 @@ func (u u128) len() int {
 func lastOf(p netip.Prefix) u128 {
 	host := p.Addr().BitLen() - p.Bits()
 	return number(p.Addr()).add(u128{lo: 1}.shl(host)).sub(u128{lo: 1})
+}
+
+func (u u128) compare(v u128) int {
+	return cmp.Or(cmp.Compare(u.hi, v.hi), cmp.Compare(u.lo, v.lo))
+}
+
+// String is the decimal number.
+func (u u128) String() string {
+	n := new(big.Int).SetUint64(u.hi)
+	return n.Lsh(n, 64).Or(n, new(big.Int).SetUint64(u.lo)).String()
 }
