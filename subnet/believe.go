@@ -1,0 +1,140 @@
+package subnet
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// ConfirmAfter is how long a store must go on telling the incredible until
+// Believe believes it. It is short beside the life of a lease (24 h), and long
+// beside a restart of etcd, or an operator's restore followed by every node
+// taking its lease again.
+const ConfirmAfter = 30 * time.Second
+
+// Doubt is why leases that the store no longer has are kept.
+type Doubt struct {
+	Reason string        // a sentence for the log
+	Kept   int           // number of leases that the snapshot has beyond the store's
+	Left   time.Duration // until the store is believed, if nothing changes
+}
+
+// Believe takes what a store says now, next, beside what was believed so far.
+// What is new or changed is taken at once; it is removal that must be credible.
+// Where the store looks like one that was emptied, restored, swapped or cut in
+// half, the leases that it no longer has are kept until it has said so for
+// ConfirmAfter. A configuration that is absent keeps the one before, for ever:
+// nothing useful can be done without one.
+//
+// The caller keeps the result as the next prev, in doubt or not. age is the
+// time since Believe began to doubt without a break, or since Doubt.Kept last
+// grew, if that is later; 0 only while there is no doubt. It calls again after
+// Doubt.Left, with the same next, if nothing comes before.
+//
+// In doubt the result has prev's Epoch and Revision, so that the doubt isn't
+// forgotten by the next call.
+func Believe(prev, next Snapshot, age time.Duration) (Snapshot, []Doubt) {
+	if len(next.Config.Networks) == 0 {
+		next.Config = prev.Config
+	}
+	missing := gone(prev.Leases, next.Leases)
+	if len(missing) == 0 || age >= ConfirmAfter {
+		return next, nil
+	}
+	reasons := suspicions(prev, next, len(missing))
+	if len(reasons) == 0 && age > 0 {
+		reasons = []string{"the store lost leases, and has not been in order since it lost many"}
+	}
+	if len(reasons) == 0 {
+		return next, nil
+	}
+	kept := notReplaced(missing, prev.Leases, next.Leases)
+	if len(kept) == 0 {
+		return next, nil
+	}
+	var doubts []Doubt
+	for _, reason := range reasons {
+		doubts = append(doubts, Doubt{Reason: reason, Kept: len(kept), Left: ConfirmAfter - age})
+	}
+	next.Leases = append(slices.Clone(next.Leases), kept...)
+	slices.SortStableFunc(next.Leases, byCreated)
+	next.Epoch, next.Revision = prev.Epoch, prev.Revision
+	return next, doubts
+}
+
+// suspicions says why a store that lost so many leases is not taken at its word.
+func suspicions(prev, next Snapshot, missing int) []string {
+	const fewest = 4 // below, half of the leases is an ordinary change
+	var out []string
+	switch {
+	case prev.Epoch != "" && prev.Epoch != next.Epoch:
+		out = append(out, fmt.Sprintf("the store is another one than before: %q, was %q", next.Epoch, prev.Epoch))
+	case prev.Epoch == next.Epoch && next.Revision < prev.Revision:
+		out = append(out, fmt.Sprintf("the store went back in time, as if restored from a backup: revision %d, was %d",
+			next.Revision, prev.Revision))
+	}
+	switch had := len(prev.Leases); {
+	case len(next.Leases) == 0:
+		out = append(out, fmt.Sprintf("the store lost all of its %d leases at once", had))
+	case had >= fewest && 2*missing >= had:
+		out = append(out, fmt.Sprintf("the store lost %d of its %d leases at once", missing, had))
+	}
+	return out
+}
+
+// gone gives the leases of prev whose ID next doesn't have.
+func gone(prev, next []Lease) []Lease {
+	there := make(map[string]struct{}, len(next))
+	for _, l := range next {
+		there[l.ID] = struct{}{}
+	}
+	var out []Lease
+	for _, l := range prev {
+		if _, found := there[l.ID]; !found {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// notReplaced leaves out those missing leases in whose place next has a new
+// one: whose subnet was given out again, or whose node took another subnet. To
+// keep them would keep the new one from being admitted.
+func notReplaced(missing, prev, next []Lease) []Lease {
+	type identity struct {
+		id      string
+		created int64
+	}
+	known := make(map[identity]struct{}, len(prev))
+	for _, l := range prev {
+		known[identity{l.ID, l.Created}] = struct{}{}
+	}
+	var fresh []Lease
+	publics := map[netip.Addr]struct{}{}
+	for _, l := range next {
+		if _, found := known[identity{l.ID, l.Created}]; found {
+			continue
+		}
+		fresh = append(fresh, l)
+		for _, share := range l.Shares {
+			if share.Public.IsValid() {
+				publics[share.Public] = struct{}{}
+			}
+		}
+	}
+	// The lengths that occur must include those of the missing, as find asks for them.
+	subnets := newOverlaps(Lease{}, slices.Concat(fresh, missing))
+	for _, l := range fresh {
+		for _, share := range l.Shares {
+			subnets.add(share.Subnet, l.ID)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(missing), func(l Lease) bool {
+		return slices.ContainsFunc(l.Shares, func(s Share) bool {
+			_, _, again := subnets.find(s.Subnet)
+			_, moved := publics[s.Public]
+			return again || moved
+		})
+	})
+}

@@ -1,0 +1,83 @@
+package subnet
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// overlaps is a set of prefixes of both families that finds the ones a prefix
+// overlaps. Every lookup costs one map access per prefix length that occurs:
+// one or two in a real cluster, 162 at the very worst.
+type overlaps struct {
+	lengths map[int][]int           // bits of an address → prefix lengths that occur, shortest first
+	holders map[netip.Prefix]string // prefix → ID of who has it
+	// inside maps each prefix around a held one, of a length that occurs, to
+	// the held one that was first.
+	inside map[netip.Prefix]netip.Prefix
+}
+
+// newOverlaps makes a set for the subnets of these leases, without any yet.
+func newOverlaps(own Lease, all []Lease) *overlaps {
+	o := &overlaps{
+		lengths: map[int][]int{},
+		holders: make(map[netip.Prefix]string, len(all)),
+		inside:  map[netip.Prefix]netip.Prefix{},
+	}
+	var seen [129][129]bool // by bits of an address, then prefix length
+	note := func(l Lease) {
+		for _, share := range l.Shares {
+			if p := share.Subnet; p.IsValid() {
+				seen[p.Addr().BitLen()][p.Bits()] = true
+			}
+		}
+	}
+	note(own)
+	for _, l := range all {
+		note(l)
+	}
+	for _, width := range []int{32, 128} {
+		for length, occurs := range seen[width] {
+			if occurs {
+				o.lengths[width] = append(o.lengths[width], length)
+			}
+		}
+	}
+	return o
+}
+
+// add puts a prefix in. One that overlaps another doesn't hide it.
+func (o *overlaps) add(p netip.Prefix, holder string) {
+	p = p.Masked()
+	if !p.IsValid() {
+		return
+	}
+	if _, found := o.holders[p]; found {
+		return
+	}
+	o.holders[p] = holder
+	for _, length := range o.lengths[p.Addr().BitLen()] {
+		if length >= p.Bits() {
+			break
+		}
+		around := netip.PrefixFrom(p.Addr(), length).Masked()
+		if _, found := o.inside[around]; !found {
+			o.inside[around] = p
+		}
+	}
+}
+
+// find gives a prefix of the set that p overlaps, and its holder. p is masked,
+// and of a length that newOverlaps has seen.
+func (o *overlaps) find(p netip.Prefix) (holder string, at netip.Prefix, found bool) {
+	lengths := o.lengths[p.Addr().BitLen()]
+	for _, length := range lengths[:slices.Index(lengths, p.Bits())+1] {
+		around := netip.PrefixFrom(p.Addr(), length).Masked()
+		if holder, found := o.holders[around]; found {
+			return holder, around, true
+		}
+	}
+	if within, found := o.inside[p]; found {
+		return o.holders[within], within, true
+	}
+	return "", netip.Prefix{}, false
+}
