@@ -1,0 +1,204 @@
+package fake
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+	"github.com/weftnet/weft/pkg/mac"
+)
+
+// Facts reads the interfaces and the default routes of table main.
+func (k *Kernel) Facts(ctx context.Context) (dataplane.Facts, error) {
+	if err := ctx.Err(); err != nil {
+		return dataplane.Facts{}, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f := dataplane.Facts{Ifaces: map[string]dataplane.Iface{}, Defaults: map[dataplane.RouteKey]dataplane.Route{}}
+	for name, i := range k.ifaces {
+		fact := dataplane.Iface{Index: i.index, MTU: i.mtu, MAC: i.mac, Up: i.up, Addrs: i.sortedAddrs()}
+		if i.vxlan != nil {
+			fact.VXLAN = &dataplane.Link{VNI: i.vxlan.VNI, Port: i.vxlan.Port, Local: i.vxlan.Local}
+		}
+		f.Ifaces[name] = fact
+	}
+	for key, r := range k.routes {
+		if key.Prefix.Bits() == 0 && key.Table == 0 {
+			f.Defaults[key] = r.Route
+		}
+	}
+	return f, nil
+}
+
+// sortedAddrs has global addresses before link-local ones.
+func (i *iface) sortedAddrs() []netip.Prefix {
+	rank := func(p netip.Prefix) int {
+		if p.Addr().IsLinkLocalUnicast() {
+			return 1
+		}
+		return 0
+	}
+	return slices.SortedFunc(maps.Keys(i.addrs), func(a, b netip.Prefix) int {
+		return cmp.Or(rank(a)-rank(b), a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
+	})
+}
+
+// Observe reads what is ours of the scope. What is occupied it knows for the
+// names of links always, for routes and the rest only where the scope names
+// the key, as the real one does.
+func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Observed, error) {
+	if err := ctx.Err(); err != nil {
+		return dataplane.Observed{}, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.reads++
+	k.domain = copyDomain(s.Domain)
+	for key := range s.Keys.Sysctls {
+		k.asked[key] = true
+	}
+	v := view{k: k, claims: k.claims(), names: map[string]string{}}
+	for name, i := range v.claims {
+		v.names[i.name] = name
+	}
+	var out dataplane.Observed
+	v.links(&out)
+	v.routes(&out)
+	v.rest(&out.Have)
+	out.Have = copyState(out.Have.Within(s))
+	out.Occupied = out.Occupied.Within(s)
+	if !s.All {
+		v.occupied(&out, s.Keys)
+	}
+	return out, nil
+}
+
+// view is one look at the kernel with the eyes of its owner.
+type view struct {
+	k      *Kernel
+	claims map[string]*iface // wanted name → device
+	names  map[string]string // name of the moment → wanted name, for our devices
+}
+
+func (v *view) links(out *dataplane.Observed) {
+	out.Have.Links = map[string]dataplane.Link{}
+	out.Have.Addrs = map[dataplane.AddrKey]struct{}{}
+	out.Have.FDB = map[dataplane.FDBKey]netip.Addr{}
+	out.Have.Neighs = map[dataplane.NeighKey]mac.Addr{}
+	out.Occupied.Links = map[string]dataplane.Link{}
+	for name, i := range v.claims {
+		l := i.link()
+		if i.name != name {
+			l.Actual = i.name
+		}
+		out.Have.Links[name] = l
+		for p := range i.addrs {
+			if ours := p.Addr().Is6() && !p.Addr().IsLinkLocalUnicast() || p.Addr().Is4() && v.k.inNetworks(p); ours {
+				out.Have.Addrs[dataplane.AddrKey{Link: name, Prefix: p}] = struct{}{}
+			}
+		}
+		for m, f := range i.fdb {
+			if !f.learned {
+				out.Have.FDB[dataplane.FDBKey{Link: name, MAC: m}] = f.dst
+			}
+		}
+		for ip, m := range i.neighs {
+			out.Have.Neighs[dataplane.NeighKey{Link: name, IP: ip}] = m
+		}
+	}
+	for name := range v.k.domain.Links {
+		if i := v.k.ifaces[name]; i != nil && v.names[name] == "" {
+			out.Occupied.Links[name] = i.link()
+		}
+	}
+}
+
+func (i *iface) link() dataplane.Link {
+	var l dataplane.Link
+	if i.vxlan != nil {
+		l = *i.vxlan
+	}
+	l.MTU, l.MAC, l.Up = i.mtu, i.mac, i.up
+	return l
+}
+
+// routes are ours by weft's protocol, or as flannel leaves them.
+func (v *view) routes(out *dataplane.Observed) {
+	out.Have.Routes = map[dataplane.RouteKey]dataplane.Route{}
+	for key, r := range v.k.routes {
+		name, through := v.names[r.Link]
+		inside := v.k.inNetworks(key.Prefix)
+		flannels := !r.marked && through && inside && r.OnLink && r.Via == key.Prefix.Addr()
+		if flannels || r.marked && (through || inside) {
+			out.Have.Routes[key] = v.wanted(r.Route, name)
+			if flannels {
+				r := out.Have.Routes[key]
+				r.Unmarked = true
+				out.Have.Routes[key] = r
+			}
+		}
+	}
+}
+
+// wanted names the route's link as the domain does.
+func (v *view) wanted(r dataplane.Route, name string) dataplane.Route {
+	if name != "" {
+		r.Link = name
+	}
+	return r
+}
+
+func (v *view) rest(have *dataplane.State) {
+	have.Chains = map[ruleset.Key]ruleset.Chain{}
+	for key, c := range v.k.chains {
+		if slices.Contains(v.k.domain.Tables, key.Table) {
+			have.Chains[key] = cloneChain(c)
+		}
+	}
+	have.Sysctls = map[string]string{}
+	for key := range v.k.asked {
+		if value, there := v.k.sysctls[key]; there {
+			have.Sysctls[key] = value
+		}
+	}
+}
+
+// occupied looks at the keys of a narrow scope that are not ours.
+func (v *view) occupied(out *dataplane.Observed, keys dataplane.State) {
+	for key := range keys.Routes {
+		if _, ours := out.Have.Routes[key]; ours {
+			continue
+		}
+		if r, there := v.k.routeAt(canonical(key)); there {
+			if out.Occupied.Routes == nil {
+				out.Occupied.Routes = map[dataplane.RouteKey]dataplane.Route{}
+			}
+			out.Occupied.Routes[key] = v.wanted(r, v.names[r.Link])
+		}
+	}
+	for key := range keys.Chains {
+		if c, there := v.k.chains[key]; there && !slices.Contains(v.k.domain.Tables, key.Table) {
+			if out.Occupied.Chains == nil {
+				out.Occupied.Chains = map[ruleset.Key]ruleset.Chain{}
+			}
+			out.Occupied.Chains[key] = cloneChain(c)
+		}
+	}
+}
+
+func cloneChain(c ruleset.Chain) ruleset.Chain {
+	c.Rules = slices.Clone(c.Rules)
+	return c
+}
+
+// copyState drops empty maps, so that results compare with cmp.Diff.
+func copyState(s dataplane.State) dataplane.State {
+	var out dataplane.State
+	out.Merge(s)
+	return out
+}

@@ -1,0 +1,131 @@
+package kerneltest
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/mac"
+)
+
+func convergeCases() map[string]func(*bench) {
+	return map[string]func(*bench){
+		"everything in one round, and nothing more to write": func(b *bench) {
+			b.settle(everything(3))
+			before := b.Admin.Dump()
+			b.apply(b.plan(everything(3), full()))
+			b.same(before, b.Admin.Dump())
+		},
+		"one family alone": func(b *bench) {
+			for _, s := range sides() {
+				b.settle(s.overlay(2))
+			}
+		},
+		"a peer comes, changes and goes": peerLife,
+		"a link moves to another port and MAC": func(b *bench) {
+			b.settle(everything(2))
+			want := everything(2)
+			for _, s := range sides() {
+				l := s.link
+				l.Port, l.MAC = 4789, mac.Addr{s.macByte, 0x55, 0, 0, 0, 1}
+				want.Links[s.dev] = l
+			}
+			b.apply(b.plan(want, full()))
+			b.converged(want)
+		},
+		"300 peers in both families":              manyPeers,
+		"a restarted process has nothing to mend": restart,
+		"all is taken away again": func(b *bench) {
+			before := b.Admin.Dump()
+			b.settle(everything(3))
+			b.apply(b.plan(dataplane.State{}, full()))
+			b.same(before, b.Admin.Dump())
+		},
+		"facts": facts,
+	}
+}
+
+func peerLife(b *bench) {
+	b.settle(everything(2))
+	b.settle(everything(3))
+	moved := everything(3)
+	for _, s := range sides() {
+		delete(moved.FDB, s.fdbKey(4))
+		moved.FDB[s.fdbKey(44)] = s.vtep(45)
+		moved.Neighs[s.neighKey(4)] = s.mac(44)
+	}
+	b.settle(moved)
+	b.settle(everything(1))
+}
+
+// manyPeers also checks that a narrow look at one link's worth of entries
+// works where its neighbour link is as full.
+func manyPeers(b *bench) {
+	want := everything(300)
+	b.settle(want)
+	for _, s := range sides() {
+		b.Admin.Delete(oneRoute(s.routeKey(250), s.route(250)))
+		b.Admin.Put(oneNeigh(s.neighKey(251), s.mac(999)))
+		p := b.plan(want, narrow(oneLink(s.dev, dataplane.Link{})))
+		if len(p.Ops) != 2 {
+			b.Errorf("%s: want 2 ops, have:\n%s", s.dev, p)
+		}
+		b.apply(p)
+	}
+	b.converged(want)
+	b.settle(everything(0))
+}
+
+func restart(b *bench) {
+	want := everything(3)
+	b.settle(want)
+	before := b.Admin.Dump()
+	b.Kernel = b.Reopen()
+	if p := b.plan(want, full()); !p.Empty() || len(p.Conflicts) > 0 {
+		b.Errorf("want an empty plan, have:\n%s", p)
+	}
+	b.converged(want)
+	b.same(before, b.Admin.Dump())
+}
+
+func facts(b *bench) {
+	want := everything(1)
+	b.settle(want)
+	defaults := map[dataplane.RouteKey]dataplane.Route{}
+	for _, s := range sides() {
+		k := dataplane.RouteKey{Prefix: netip.PrefixFrom(s.gateway, 0).Masked(), Metric: 100}
+		defaults[k] = dataplane.Route{Via: s.gateway, Link: uplink}
+	}
+	b.Admin.Put(dataplane.State{Routes: defaults})
+	f, err := b.Kernel.Facts(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.same(defaults, f.Defaults)
+	b.uplinkFacts(f.Ifaces[uplink])
+	for _, s := range sides() {
+		i := f.Ifaces[s.dev]
+		b.same(&dataplane.Link{VNI: s.link.VNI, Port: s.link.Port, Local: s.link.Local}, i.VXLAN)
+		if i.MTU != s.link.MTU || i.MAC != s.link.MAC || !i.Up {
+			b.Errorf("%s: %+v", s.dev, i)
+		}
+	}
+}
+
+func (b *bench) uplinkFacts(up dataplane.Iface) {
+	b.Helper()
+	if up.MTU != 1500 || !up.Up || up.VXLAN != nil || !up.MAC.IsUnicast() || up.Index == 0 {
+		b.Errorf("%s: %+v", uplink, up)
+	}
+	for a := range underlay().Addrs {
+		if !slices.Contains(up.Addrs, a.Prefix) {
+			b.Errorf("%s: want %s among the addresses, have %v", uplink, a.Prefix, up.Addrs)
+		}
+	}
+	linkLocal := func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() }
+	for i, p := range up.Addrs[:max(len(up.Addrs)-1, 0)] {
+		if linkLocal(p) && !linkLocal(up.Addrs[i+1]) {
+			b.Errorf("%s: a link-local address stands before a global one: %v", uplink, up.Addrs)
+		}
+	}
+}
