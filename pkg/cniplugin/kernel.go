@@ -1,0 +1,246 @@
+package cniplugin
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/mac"
+)
+
+// hostLink is a link of the host that was found or made; none is zero.
+type hostLink struct {
+	index int
+	mac   mac.Addr
+}
+
+// ensureBridge makes the bridge what it shall be, or finds it so. Other pods
+// may do the same at this moment: what exists is success. Addresses of others
+// stay. Nil gives no link.
+func (k *kernel) ensureBridge(want *bridge) (hostLink, error) {
+	if want == nil {
+		return hostLink{}, nil
+	}
+	link, err := k.host.LinkByName(want.name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		if err := k.createBridge(want); err != nil {
+			return hostLink{}, err
+		}
+		link, err = k.host.LinkByName(want.name)
+	}
+	if err != nil {
+		return hostLink{}, refused("find bridge "+want.name, err)
+	}
+	if link.Type() != "bridge" {
+		return hostLink{}, types.NewError(codeTaken,
+			fmt.Sprintf("link %s is a %s, not a bridge", want.name, link.Type()),
+			"rename or remove it, or set another name as bridge in the network configuration")
+	}
+	attrs := link.Attrs()
+	if attrs.MTU != want.mtu {
+		if err := k.host.LinkSetMTU(link, want.mtu); err != nil {
+			return hostLink{}, refused(fmt.Sprintf("set MTU %d on bridge %s", want.mtu, want.name), err)
+		}
+	}
+	if attrs.Flags&net.FlagUp == 0 {
+		if err := k.host.LinkSetUp(link); err != nil {
+			return hostLink{}, refused("set bridge "+want.name+" up", err)
+		}
+	}
+	if err := setSysctls(want.sysctls); err != nil {
+		return hostLink{}, err
+	}
+	return hostLink{attrs.Index, mac.FromBytes(attrs.HardwareAddr)}, k.addGateways(link, want)
+}
+
+// createBridge: the MAC is set, because a bridge without one takes the lowest
+// of its ports', and changes with them under the pods' neighbour caches.
+func (k *kernel) createBridge(want *bridge) error {
+	var random [6]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return fmt.Errorf("make a MAC: %w", err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.Flags = want.name, want.mtu, net.FlagUp
+	attrs.HardwareAddr = mac.Local(random).Hardware()
+	err := k.host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return refused("create bridge "+want.name, err)
+	}
+	return nil
+}
+
+// addGateways asks for the addresses without looking first, which costs one
+// request and no dump. Where an address was new, the bridge may be another
+// program's that has no MAC of its own yet, so the one it has is made that.
+func (k *kernel) addGateways(link netlink.Link, want *bridge) error {
+	for _, p := range want.addrs {
+		err := addAddr(k.host, link, p)
+		if errors.Is(err, unix.EEXIST) {
+			continue
+		}
+		if err == nil {
+			err = k.host.LinkSetHardwareAddr(link, link.Attrs().HardwareAddr)
+		}
+		if err != nil {
+			return refused(fmt.Sprintf("add gateway %s to bridge %s", p, want.name), err)
+		}
+	}
+	return nil
+}
+
+// createPair makes both ends at once, the pod's in its namespace under its
+// final name. After an error there is no pair.
+func (k *kernel) createPair(a attachment) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = a.hostIf, a.mtu, a.hostMAC.Hardware()
+	pair := netlink.NewVeth(attrs)
+	pair.PeerName, pair.PeerHardwareAddr = a.podIf, a.podMAC.Hardware()
+	pair.PeerNamespace = netlink.NsFd(k.podNS)
+	err := k.host.LinkAdd(pair)
+	if !errors.Is(err, unix.EEXIST) {
+		if err != nil {
+			return refused(fmt.Sprintf("create the veth pair %s (host) and %s (pod)", a.hostIf, a.podIf), err)
+		}
+		return nil
+	}
+	// Which end it was the kernel doesn't say.
+	if _, err := k.pod.LinkByName(a.podIf); err == nil {
+		return types.NewError(codeTaken, fmt.Sprintf("the pod has a link %s already", a.podIf),
+			"an attachment of before was not removed: DEL it, or use another CNI_IFNAME")
+	}
+	return types.NewError(codeTaken, fmt.Sprintf("the host has a link %s already", a.hostIf),
+		"an attachment of before was not removed: DEL it")
+}
+
+// connect configures both ends. The host's end comes up first, so that the
+// pod's has a carrier when it comes up.
+func (k *kernel) connect(a attachment, bridge hostLink) error {
+	if err := k.connectHost(a, bridge); err != nil {
+		return err
+	}
+	if err := k.inPod(func() error { return setSysctls(a.podSysctls) }); err != nil {
+		return err
+	}
+	pod, err := k.pod.LinkByName(a.podIf)
+	if err == nil {
+		err = k.pod.LinkSetUp(pod)
+	}
+	if err != nil {
+		return refused("set "+a.podIf+" up in the pod", err)
+	}
+	for _, p := range a.podAddrs {
+		if err := addAddr(k.pod, pod, p); err != nil {
+			return refused(fmt.Sprintf("add %s to %s in the pod", p, a.podIf), err)
+		}
+	}
+	for _, r := range a.podRoutes {
+		dst := ipNet(r.dst)
+		kr := netlink.Route{LinkIndex: pod.Attrs().Index, Dst: &dst, Gw: r.via.AsSlice()}
+		if a.onlink {
+			kr.Flags = int(netlink.FLAG_ONLINK)
+		}
+		if err := k.pod.RouteAdd(&kr); err != nil {
+			return refused(fmt.Sprintf("add the route to %s via %s in the pod", r.dst, r.via), err)
+		}
+	}
+	return nil
+}
+
+func (k *kernel) connectHost(a attachment, bridge hostLink) error {
+	link, err := k.host.LinkByName(a.hostIf)
+	if err != nil {
+		return refused("find "+a.hostIf, err)
+	}
+	if a.bridge != nil {
+		if err := k.host.LinkSetMasterByIndex(link, bridge.index); err != nil {
+			return refused(fmt.Sprintf("make %s a port of bridge %s", a.hostIf, a.bridge.name), err)
+		}
+		if a.hairpin {
+			if err := k.host.LinkSetHairpin(link, true); err != nil {
+				return refused("set hairpin mode on "+a.hostIf, err)
+			}
+		}
+	}
+	if err := setSysctls(a.hostSysctls); err != nil {
+		return err
+	}
+	if err := k.host.LinkSetUp(link); err != nil {
+		return refused("set "+a.hostIf+" up", err)
+	}
+	for _, p := range a.hostAddrs {
+		if err := addAddr(k.host, link, p); err != nil {
+			return refused(fmt.Sprintf("add gateway %s to %s", p, a.hostIf), err)
+		}
+	}
+	for _, p := range a.hostRoutes {
+		dst := ipNet(p)
+		err := k.host.RouteAdd(&netlink.Route{
+			LinkIndex: link.Attrs().Index, Dst: &dst, Scope: netlink.SCOPE_LINK,
+		})
+		if errors.Is(err, unix.EEXIST) {
+			return types.NewError(codeTaken, fmt.Sprintf("the host has a route to %s already", p),
+				"it belongs to another link; see ip route show "+p.String())
+		}
+		if err != nil {
+			return refused(fmt.Sprintf("add the route to %s by %s", p, a.hostIf), err)
+		}
+	}
+	return nil
+}
+
+// detach removes the pair of an attachment: by the host's end, which we named;
+// else, for pods that another plugin attached before us, by the pod's.
+func (k *kernel) detach(hostIf string, req request) error {
+	removed, err := removeVeth(k.host, hostIf)
+	if removed || err != nil || req.netns == "" {
+		return err
+	}
+	pod, err := k.enterPod(req.netns)
+	if err != nil || !pod {
+		return err
+	}
+	_, err = removeVeth(k.pod, req.ifName)
+	return err
+}
+
+func (k *kernel) removeHost(name string) error {
+	_, err := removeVeth(k.host, name)
+	return err
+}
+
+// removeVeth removes a veth pair by one end. What is no veth was not made by a
+// CNI plugin of ours or its like, and stays.
+func removeVeth(h *netlink.Handle, name string) (removed bool, err error) {
+	link, err := h.LinkByName(name)
+	if err == nil {
+		if link.Type() != "veth" {
+			return false, nil
+		}
+		err = h.LinkDel(link)
+	}
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.As(err, new(netlink.LinkNotFoundError)), errors.Is(err, unix.ENODEV):
+		return false, nil
+	}
+	return false, refused("remove "+name, err)
+}
+
+// addAddr adds an address that is valid at once (IPv6 would search for
+// duplicates first).
+func addAddr(h *netlink.Handle, link netlink.Link, p netip.Prefix) error {
+	n := ipNet(p)
+	addr := netlink.Addr{IPNet: &n}
+	if p.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	return h.AddrAdd(link, &addr)
+}

@@ -1,0 +1,130 @@
+package cniplugin
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// kernel is the open handles of one call: the host's namespace, which is that
+// of the calling thread, and the pod's.
+type kernel struct {
+	hostNS, podNS netns.NsHandle
+	host, pod     *netlink.Handle
+}
+
+// openHost opens the host's side only.
+func openHost() (*kernel, error) {
+	k := &kernel{hostNS: netns.None(), podNS: netns.None()}
+	var err error
+	if k.hostNS, err = netns.Get(); err != nil {
+		return nil, refused("open the host's network namespace", err)
+	}
+	if k.host, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		k.close()
+		return nil, refused("open netlink in the host", err)
+	}
+	return k, nil
+}
+
+// openPod opens both sides. The pod's namespace must be there, and not the
+// host's: an ADD there would break the node.
+func openPod(path string) (*kernel, error) {
+	k, err := openHost()
+	if err != nil {
+		return nil, err
+	}
+	ok, err := k.enterPod(path)
+	if err == nil && !ok {
+		err = types.NewError(types.ErrInvalidEnvironmentVariables,
+			fmt.Sprintf("CNI_NETNS %s is not a network namespace of a pod", path),
+			"the sandbox is gone, or runs in the host's network")
+	}
+	if err != nil {
+		k.close()
+		return nil, err
+	}
+	return k, nil
+}
+
+// enterPod opens the pod's side, and is false where there is none: the path is
+// gone, is what a lost mount leaves behind, or leads to the host.
+func (k *kernel) enterPod(path string) (bool, error) {
+	ns, err := netns.GetFromPath(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, refused("open CNI_NETNS "+path, err)
+	}
+	k.podNS = ns
+	if !isNetNS(ns) || ns.Equal(k.hostNS) {
+		return false, nil
+	}
+	if k.pod, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE); err != nil {
+		return false, refused("open netlink in "+path, err)
+	}
+	return true, nil
+}
+
+// isNetNS tells a network namespace from another file in its place
+// (ioctl_ns(2), since Linux 4.11).
+func isNetNS(ns netns.NsHandle) bool {
+	kind, err := unix.IoctlRetInt(int(ns), unix.NS_GET_NSTYPE)
+	return err == nil && kind == unix.CLONE_NEWNET
+}
+
+// inPod runs f with the thread in the pod's namespace; /proc/sys/net shows that
+// of the thread that opens a file.
+func (k *kernel) inPod(f func() error) error {
+	if err := netns.Set(k.podNS); err != nil {
+		return refused("enter the pod's network namespace", err)
+	}
+	err := f()
+	if errBack := netns.Set(k.hostNS); errBack != nil {
+		return errors.Join(err, refused("leave the pod's network namespace", errBack))
+	}
+	return err
+}
+
+func (k *kernel) close() {
+	for _, h := range []*netlink.Handle{k.host, k.pod} {
+		if h != nil {
+			h.Close()
+		}
+	}
+	for _, ns := range []netns.NsHandle{k.hostNS, k.podNS} {
+		if ns.IsOpen() {
+			_ = ns.Close()
+		}
+	}
+}
+
+// setSysctls writes what is not so already, in the thread's namespace.
+func setSysctls(want []sysctl) error {
+	for _, s := range want {
+		path := "/proc/sys/net/" + s.path
+		have, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) && s.optional {
+			continue
+		}
+		if err == nil && string(bytes.TrimSpace(have)) != s.value {
+			err = os.WriteFile(path, []byte(s.value), 0)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return types.NewError(codeKernel, fmt.Sprintf("set %s=%s: %v", s.path, s.value, err),
+				"the kernel has no IPv6 (ipv6.disable=1?): boot it with IPv6, or set EnableIPv6 to false")
+		}
+		if err != nil {
+			return refused(fmt.Sprintf("set %s=%s", s.path, s.value), err)
+		}
+	}
+	return nil
+}

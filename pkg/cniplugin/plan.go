@@ -1,0 +1,162 @@
+package cniplugin
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/weftnet/weft/pkg/mac"
+	"github.com/weftnet/weft/pkg/subnetenv"
+)
+
+// attachment is all that the kernel is to hold for one pod.
+type attachment struct {
+	hostIf, podIf   string
+	hostMAC, podMAC mac.Addr
+	mtu             int
+	bridge          *bridge // nil: point to point
+	hairpin         bool
+
+	podAddrs    []netip.Prefix
+	podRoutes   []route
+	onlink      bool // the gateways are on no subnet of the pod's
+	podSysctls  []sysctl
+	hostAddrs   []netip.Prefix // point to point: the gateways, on the host's end
+	hostRoutes  []netip.Prefix // point to point: to the pod
+	hostSysctls []sysctl
+
+	gateways []netip.Addr // per address
+}
+
+// bridge is the link that the node's pods share.
+type bridge struct {
+	name    string
+	mtu     int
+	addrs   []netip.Prefix
+	sysctls []sysctl
+}
+
+// sysctl is a setting of a link under /proc/sys/net.
+type sysctl struct {
+	path, value string
+	optional    bool // a kernel without IPv6 doesn't have it, and needs it not
+}
+
+// plan decides what the kernel shall hold. Pure: addrs are the pod's, one per
+// subnet of env.
+func plan(c config, req request, env subnetenv.Env, addrs []netip.Addr) attachment {
+	a := attachment{
+		hostIf: hostName(c.network, req), podIf: req.ifName,
+		// A MAC that follows from the address keeps neighbours' caches right
+		// when the address gets a new pod. One that is set by hand is also
+		// left alone by udev, which would change it while traffic runs.
+		podMAC: hashMAC("pod", addrs[0].String()),
+		mtu:    c.podMTU(env),
+	}
+	a.hostMAC = hashMAC("host", a.hostIf)
+	for _, s := range env.Subnets {
+		a.gateways = append(a.gateways, subnetenv.FirstHost(s))
+	}
+	v6 := slices.ContainsFunc(addrs, netip.Addr.Is6)
+	a.podSysctls = linkSysctls(a.podIf, v6)
+	if c.mode == modePTP {
+		a.pointToPoint(addrs, v6)
+	} else {
+		a.bridged(c, env, addrs, v6)
+	}
+	a.podRoutes = podRoutes(c, env, a)
+	return a
+}
+
+func (a *attachment) bridged(c config, env subnetenv.Env, addrs []netip.Addr, v6 bool) {
+	a.hairpin = c.hairpin
+	a.bridge = &bridge{name: c.bridge, mtu: a.mtu, sysctls: linkSysctls(c.bridge, v6)}
+	for i, s := range env.Subnets {
+		a.podAddrs = append(a.podAddrs, netip.PrefixFrom(addrs[i], s.Bits()))
+		a.bridge.addrs = append(a.bridge.addrs, netip.PrefixFrom(a.gateways[i], s.Bits()))
+	}
+}
+
+// pointToPoint gives the pod a host address of its own and no neighbours: all
+// goes to the gateway, which is the host's end of the pair.
+func (a *attachment) pointToPoint(addrs []netip.Addr, v6 bool) {
+	a.onlink = true
+	a.hostSysctls = linkSysctls(a.hostIf, v6)
+	for i, addr := range addrs {
+		a.podAddrs = append(a.podAddrs, host(addr))
+		a.hostRoutes = append(a.hostRoutes, host(addr))
+		a.hostAddrs = append(a.hostAddrs, host(a.gateways[i]))
+	}
+}
+
+// podRoutes is what the pod can reach: the overlay's networks, what the user
+// adds, and the world. A prefix stands once (the user's word before ours);
+// what is on the link is there already; families that the pod doesn't have are
+// passed over, so that one configuration serves nodes of one and two families.
+func podRoutes(c config, env subnetenv.Env, a attachment) []route {
+	wanted := slices.Clone(c.routes)
+	for _, n := range env.Networks {
+		wanted = append(wanted, route{dst: n})
+	}
+	if c.defaultGateway {
+		for _, gw := range a.gateways {
+			wanted = append(wanted, route{dst: netip.PrefixFrom(unspecified(gw), 0)})
+		}
+	}
+	var routes []route
+	seen := map[netip.Prefix]bool{}
+	for _, p := range a.podAddrs {
+		seen[p.Masked()] = true
+	}
+	for _, r := range wanted {
+		i := slices.IndexFunc(a.gateways, func(gw netip.Addr) bool { return gw.BitLen() == r.dst.Addr().BitLen() })
+		if i < 0 || seen[r.dst] {
+			continue
+		}
+		seen[r.dst] = true
+		if !r.via.IsValid() {
+			r.via = a.gateways[i]
+		}
+		routes = append(routes, r)
+	}
+	return routes
+}
+
+// linkSysctls: a pod must not be led astray by router advertisements of
+// another; an address that we gave needs no search for duplicates, which would
+// hold it back for a second.
+func linkSysctls(link string, v6 bool) []sysctl {
+	// In these paths "/" separates, so a dot in a link's name stays.
+	dir := "ipv6/conf/" + link + "/"
+	s := []sysctl{{dir + "accept_ra", "0", !v6}}
+	if v6 {
+		s = append(s, sysctl{dir + "disable_ipv6", "0", false}, sysctl{dir + "accept_dad", "0", false})
+	}
+	return s
+}
+
+// hostName is the name of the host's end: always the same for an attachment, so
+// that DEL finds it when all else is gone. "veth" is what tools on a node look
+// for; with 44 bits behind it the 15 bytes of a name are full.
+func hostName(network string, req request) string {
+	const prefix, length = "veth", 15
+	sum := sha256.Sum256([]byte(strings.Join([]string{network, req.containerID, req.ifName}, "\x00")))
+	return (prefix + hex.EncodeToString(sum[:]))[:length]
+}
+
+func hashMAC(kind, of string) mac.Addr {
+	sum := sha256.Sum256([]byte("weft " + kind + " " + of))
+	return mac.Local([6]byte(sum[:6]))
+}
+
+// host is the prefix that holds this address alone.
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+func unspecified(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}

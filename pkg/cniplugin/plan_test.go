@@ -1,0 +1,147 @@
+package cniplugin
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/pkg/mac"
+	"github.com/weftnet/weft/pkg/subnetenv"
+)
+
+// TestGolden compares what is decided, and what the runtime is told, with one
+// readable file per case. `go test -run Golden -args bless` writes them anew.
+func TestGolden(t *testing.T) {
+	bless := slices.Contains(flag.Args(), "bless")
+	v4, v6 := "10.42.1.0/24 10.42.1.5", "fd00:5:0:1::/64 fd00:5:0:1::5"
+	for name, c := range map[string]struct{ conf, subnets string }{
+		"bridge-dual":       {`"cniVersion":"1.0.0"`, v4 + "," + v6},
+		"bridge-dual-0.3.1": {`"cniVersion":"0.3.1"`, v4 + "," + v6},
+		"bridge-ipv6":       {`"cniVersion":"1.0.0","bridge":"br.v6","mtu":1300`, v6},
+		"bridge-routes": {`"cniVersion":"1.0.0","isDefaultGateway":false,"hairpinMode":false,
+			"ipam":{"routes":[{"dst":"192.0.2.0/24"},{"dst":"198.51.100.9/24","gw":"10.42.1.9"},{"dst":"10.42.0.0/16"},
+			{"dst":"10.42.1.0/24"},{"dst":"2001:db8::/32"}]},"dns":{"nameservers":["10.96.0.10"],"search":["svc"]}`, v4},
+		"ptp-dual": {`"cniVersion":"1.0.0","mode":"ptp"`, v4 + "," + v6},
+		"flannel":  {`"cniVersion":"0.3.1","type":"flannel","delegate":{"hairpinMode":true,"isDefaultGateway":true}`, v4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conf, err := parseConfig([]byte(`{"name":"cbr0",` + c.conf + `}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			env, addrs := subnetenv.Env{MTU: 1450}, []netip.Addr{}
+			for _, s := range strings.Split(c.subnets, ",") {
+				subnet, addr, _ := strings.Cut(s, " ")
+				p := netip.MustParsePrefix(subnet)
+				env.Subnets = append(env.Subnets, p)
+				env.Networks = append(env.Networks, netip.PrefixFrom(p.Addr(), p.Bits()-8).Masked())
+				addrs = append(addrs, netip.MustParseAddr(addr))
+			}
+			req := request{"c0ffee", "eth0", "/run/netns/pod"}
+			a := plan(conf, req, env, addrs)
+			link := hostLink{7, mac.Addr{2, 0, 0, 0, 0, 7}}
+			out, err := encode(result(a, link, req, conf.dns), conf.version)
+			if err != nil {
+				t.Fatal(err)
+			}
+			have := describe(a) + string(out) + "\n"
+			path := filepath.Join("testdata", name+".golden")
+			if bless {
+				if err := os.WriteFile(path, []byte(have), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), have); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+// describe says an attachment as an operator would type it.
+func describe(a attachment) string {
+	var b strings.Builder
+	if br := a.bridge; br != nil {
+		fmt.Fprintf(&b, "host: bridge %s mtu %d up\n", br.name, br.mtu)
+		for _, s := range br.sysctls {
+			fmt.Fprintf(&b, "host: sysctl %s=%s\n", s.path, s.value)
+		}
+		for _, p := range br.addrs {
+			fmt.Fprintf(&b, "host: addr %s dev %s\n", p, br.name)
+		}
+	}
+	fmt.Fprintf(&b, "host: veth %s %s mtu %d hairpin %t peer %s %s in the pod\n",
+		a.hostIf, a.hostMAC, a.mtu, a.hairpin, a.podIf, a.podMAC)
+	for _, s := range a.hostSysctls {
+		fmt.Fprintf(&b, "host: sysctl %s=%s\n", s.path, s.value)
+	}
+	for _, p := range a.hostAddrs {
+		fmt.Fprintf(&b, "host: addr %s dev %s\n", p, a.hostIf)
+	}
+	for _, p := range a.hostRoutes {
+		fmt.Fprintf(&b, "host: route %s dev %s scope link\n", p, a.hostIf)
+	}
+	for _, s := range a.podSysctls {
+		fmt.Fprintf(&b, "pod: sysctl %s=%s\n", s.path, s.value)
+	}
+	for _, p := range a.podAddrs {
+		fmt.Fprintf(&b, "pod: addr %s dev %s\n", p, a.podIf)
+	}
+	for _, r := range a.podRoutes {
+		fmt.Fprintf(&b, "pod: route %s via %s onlink %t\n", r.dst, r.via, a.onlink)
+	}
+	return b.String()
+}
+
+func TestHostNameIsOneAttachments(t *testing.T) {
+	base := hostName("cbr0", request{"a", "eth0", "/x"})
+	if len(base) != 15 || !strings.HasPrefix(base, "veth") {
+		t.Errorf("%q is not a name of 15 bytes that begins with veth", base)
+	}
+	if again := hostName("cbr0", request{"a", "eth0", ""}); again != base {
+		t.Errorf("without its namespace %q becomes %q", base, again)
+	}
+	for what, other := range map[string]string{
+		"network":   hostName("cbr1", request{"a", "eth0", ""}),
+		"container": hostName("cbr0", request{"b", "eth0", ""}),
+		"interface": hostName("cbr0", request{"a", "eth1", ""}),
+		"border":    hostName("cbr0", request{"ae", "th0", ""}),
+	} {
+		if other == base {
+			t.Errorf("another %s has the same name", what)
+		}
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add([]byte(`{"name":"cbr0","cniVersion":"1.0.0","type":"weft","ipam":{"routes":[{"dst":"::/0","gw":"fd00::1"}]}}`))
+	f.Add([]byte(`{"name":"cbr0","cniVersion":"0.3.1","type":"flannel","delegate":{"type":"ptp","isDefaultGateway":true}}`))
+	f.Add([]byte(`{"name":"..","cniVersion":"1.0.0","mtu":-1,"bridge":"a/b"}`))
+	env := subnetenv.Env{Subnets: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}, MTU: 1450}
+	addrs := []netip.Addr{netip.MustParseAddr("10.42.1.2")}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := parseConfig(b)
+		if err != nil {
+			return
+		}
+		if strings.ContainsAny(c.network, "/\x00") || c.network == ".." {
+			t.Errorf("network %q leaves its directory", c.network)
+		}
+		for _, r := range plan(c, request{"a", "eth0", "/x"}, env, addrs).podRoutes {
+			if !r.via.IsValid() || r.via.BitLen() != r.dst.Addr().BitLen() {
+				t.Errorf("route %s via %s", r.dst, r.via)
+			}
+		}
+	})
+}
