@@ -20,6 +20,15 @@ type faults struct {
 	judge   func(dataplane.Op) error
 	ops     int // left until the crash
 	crashed chan struct{}
+	reads   int // so many Observes fail with readErr
+	readErr error
+}
+
+// FailReads makes the next n calls of Observe fail with err.
+func (k *Kernel) FailReads(n int, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.faults.reads, k.faults.readErr = n, err
 }
 
 // FailNext makes the next n ops fail with err, without effect.

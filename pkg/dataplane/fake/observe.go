@@ -58,6 +58,10 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.reads++
+	if k.faults.reads > 0 {
+		k.faults.reads--
+		return dataplane.Observed{}, k.faults.readErr
+	}
 	k.domain = copyDomain(s.Domain)
 	for key := range s.Keys.Sysctls {
 		k.asked[key] = true
