@@ -16,7 +16,7 @@ import (
 // nodeName is the shape of a node's name: a prefix and a number.
 var nodeName = regexp.MustCompile(`-[0-9]+$`)
 
-// patience is how long a process may take to end by itself.
+// patience is how long a process may take to end, or a link to come up.
 const patience = 5 * time.Second
 
 // Find lists the namespaces of a topology, also those that a crash left.
@@ -96,14 +96,22 @@ func endProcesses(names []string) error {
 }
 
 func awaitEmpty(names []string) bool {
-	deadline := time.Now().Add(patience)
-	for time.Now().Before(deadline) {
-		if len(residents(names)) == 0 {
-			return true
+	return eventually(func() bool { return len(residents(names)) == 0 })
+}
+
+// eventually asks again and again until the answer is yes, which it tells, or
+// patience is at its end.
+func eventually(yes func() bool) bool {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.After(patience); !yes(); {
+		select {
+		case <-tick.C:
+		case <-end:
+			return false
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	return false
+	return true
 }
 
 // residents are the processes, but this one, in any of the namespaces. A

@@ -3,7 +3,6 @@ package topology
 import (
 	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -89,18 +88,17 @@ func addDefaultRoute(via netip.Addr) error {
 // bridge port a moment later, in a work queue (net/core/link_watch.c); what is
 // sent in between is dropped. The operational state tells when that is done.
 func awaitCarrier(name string) error {
-	deadline := time.Now().Add(patience)
-	for {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("link %s: %w", name, err)
-		}
-		if link.Attrs().OperState == netlink.OperUp {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("link %s: no carrier within %s", name, patience)
-		}
-		time.Sleep(time.Millisecond)
+	var err error
+	up := eventually(func() bool {
+		var link netlink.Link
+		link, err = netlink.LinkByName(name)
+		return err != nil || link.Attrs().OperState == netlink.OperUp
+	})
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
 	}
+	if !up {
+		return fmt.Errorf("link %s: no carrier within %s", name, patience)
+	}
+	return nil
 }

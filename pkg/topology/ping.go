@@ -60,8 +60,8 @@ func (ns *Namespace) ping(ctx context.Context, p Ping) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })() // so that the read below ends
 
 	echo := &icmp.Echo{ID: rand.IntN(1 << 16), Seq: 1, Data: make([]byte, payload)}
 	request := icmp.Message{Type: wire.request, Body: echo}
