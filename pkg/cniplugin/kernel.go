@@ -48,13 +48,14 @@ func (k *kernel) ensureBridge(want *bridge) (hostLink, error) {
 			return hostLink{}, refused(fmt.Sprintf("set MTU %d on bridge %s", want.mtu, want.name), err)
 		}
 	}
+	// Before it is up, when IPv6 makes the link-local address.
+	if err := setSysctls(want.sysctls); err != nil {
+		return hostLink{}, err
+	}
 	if attrs.Flags&net.FlagUp == 0 {
 		if err := k.host.LinkSetUp(link); err != nil {
 			return hostLink{}, refused("set bridge "+want.name+" up", err)
 		}
-	}
-	if err := setSysctls(want.sysctls); err != nil {
-		return hostLink{}, err
 	}
 	return hostLink{attrs.Index, mac.FromBytes(attrs.HardwareAddr)}, k.addGateways(link, want)
 }
@@ -67,7 +68,7 @@ func (k *kernel) createBridge(want *bridge) error {
 		return fmt.Errorf("make a MAC: %w", err)
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Flags = want.name, want.mtu, net.FlagUp
+	attrs.Name, attrs.MTU = want.name, want.mtu
 	attrs.HardwareAddr = mac.Local(random).Hardware()
 	err := k.host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
 	if err != nil && !errors.Is(err, unix.EEXIST) {
