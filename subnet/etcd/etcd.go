@@ -1,0 +1,231 @@
+// Package etcd keeps the cluster's configuration and leases in etcd v3, under
+// the keys and in the form that flannel uses, so that both kinds of node work
+// side by side.
+//
+//	PREFIX/config           the network configuration
+//	PREFIX/subnets/KEY      one lease, attached to an etcd lease of a day
+//
+// It owns the wire form (codec.go), the watch that survives what happens to a
+// store, and the ways in which a lease is won, announced and kept. It refuses
+// to judge a lease: that is subnet.Admit's business, and what was ours,
+// subnet.Mine's. How an etcd is run inside of the daemon is embedded's.
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"github.com/weftnet/weft/subnet"
+)
+
+const (
+	defaultPrefix = "/coreos.com/network"
+	defaultTTL    = 24 * time.Hour
+)
+
+// Options say where the store is and who we are to it.
+type Options struct {
+	Endpoints []string // URLs, all http or all https, or HOST:PORT
+	Prefix    string   // of all keys; empty: /coreos.com/network
+	// CAFile alone makes TLS with that authority; CertFile and KeyFile, which
+	// go together, add a client certificate. All are PEM. An https endpoint
+	// without them trusts the system's authorities.
+	CertFile, KeyFile, CAFile string
+	Username, Password        string
+	TTL                       time.Duration // of a lease that we make, whole seconds; 0: 24 h
+	Log                       logrus.FieldLogger
+}
+
+// Store is subnet.Store on etcd.
+type Store struct {
+	opts   Options
+	log    logrus.FieldLogger
+	config clientv3.Config
+
+	life   context.Context // ends with Close
+	close  context.CancelFunc
+	lock   chan struct{} // holds one; whoever put it there may touch client
+	client *clientv3.Client
+}
+
+var _ subnet.Store = (*Store)(nil)
+
+// errClosed is what a call gives after Close.
+var errClosed = errors.New("the connection to etcd was closed by this process")
+
+// New checks the options and reads the certificates. It does not wait for
+// etcd, nor need it: every call does so itself.
+func New(o Options) (*Store, error) {
+	if o.Prefix == "" {
+		o.Prefix = defaultPrefix
+	}
+	o.Prefix = path.Clean(o.Prefix)
+	if o.TTL == 0 {
+		o.TTL = defaultTTL
+	}
+	if o.TTL < time.Second {
+		return nil, fmt.Errorf("etcd lease TTL %s is below one second", o.TTL)
+	}
+	if err := checkEndpoints(o.Endpoints); err != nil {
+		return nil, err
+	}
+	secure, err := tlsConfig(o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{opts: o, log: o.Log, lock: make(chan struct{}, 1)}
+	s.life, s.close = context.WithCancel(context.Background())
+	if s.log == nil {
+		s.log = quiet()
+	}
+	if secure != nil && strings.HasPrefix(o.Endpoints[0], "http://") {
+		s.log.WithField("endpoint", o.Endpoints[0]).
+			Warn("etcd certificates are given but the endpoint is http: the connection is not encrypted")
+	}
+	s.config = clientv3.Config{
+		Endpoints: slices.Clone(o.Endpoints),
+		TLS:       secure,
+		Username:  o.Username,
+		Password:  o.Password,
+		// DialTimeout bounds the login, which New of clientv3 waits for.
+		DialTimeout: requestTimeout,
+		// A peer that vanished without a word is found out in 30 s.
+		DialKeepAliveTime:    20 * time.Second,
+		DialKeepAliveTimeout: 10 * time.Second,
+		Logger:               zap.NewNop(), // one line for each try of each request; what matters we log ourselves
+		DialOptions: []grpc.DialOption{
+			grpc.WithChainUnaryInterceptor(rememberCause),
+			grpc.WithChainStreamInterceptor(announceStream),
+			// gRPC's own would wait up to two minutes.
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff: backoff.Config{
+					BaseDelay: waitFirst, Multiplier: 2, Jitter: 0.3, MaxDelay: waitLongest,
+				},
+				MinConnectTimeout: waitLongest,
+			}),
+		},
+	}
+	return s, nil
+}
+
+// Close ends the connection; calls that are under way fail.
+func (s *Store) Close() error {
+	s.close()
+	s.lock <- struct{}{}
+	defer func() { <-s.lock }()
+	if s.client == nil {
+		return nil
+	}
+	err := s.client.Close()
+	s.client = nil
+	if errors.Is(err, context.Canceled) { // its way to say that it is done
+		return nil
+	}
+	return err
+}
+
+// dial gives the client. With a user name the client logs in while it is
+// made, and can't be made while etcd is away: hence here and not in New.
+func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
+	select {
+	case s.lock <- struct{}{}:
+		defer func() { <-s.lock }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if s.life.Err() != nil {
+		return nil, errClosed
+	}
+	if s.client != nil {
+		return s.client, nil
+	}
+	// The client lives as long as the context that it is made with: the
+	// caller's ends the making of it, and nothing later.
+	config := s.config
+	life, cancel := context.WithCancel(s.life)
+	config.Context = life
+	keep := context.AfterFunc(ctx, cancel)
+	c, err := clientv3.New(config)
+	switch {
+	case err != nil:
+		keep()
+		cancel()
+		return nil, err
+	case !keep():
+		return nil, errors.Join(ctx.Err(), c.Close())
+	}
+	s.client = c
+	return c, nil
+}
+
+func (s *Store) configKey() string    { return path.Join(s.opts.Prefix, "config") }
+func (s *Store) leasesKey() string    { return path.Join(s.opts.Prefix, "subnets") + "/" }
+func (s *Store) rootKey() string      { return strings.TrimSuffix(s.opts.Prefix, "/") + "/" }
+func (s *Store) ttlSeconds() int64    { return int64(s.opts.TTL / time.Second) }
+func (s *Store) endpoints() string    { return strings.Join(s.opts.Endpoints, ", ") }
+func (s *Store) newView() *view       { return newView(s.configKey(), s.leasesKey()) }
+func (s *Store) key(id string) string { return s.leasesKey() + id }
+
+// checkEndpoints finds what the client would find out late, or never.
+func checkEndpoints(all []string) error {
+	if len(all) == 0 {
+		return errors.New("no etcd endpoint is given")
+	}
+	schemes := map[string]bool{}
+	for _, e := range all {
+		scheme, rest, ok := strings.Cut(e, "://")
+		if !ok {
+			scheme, rest = "", e
+		}
+		if strings.Contains(rest, "@") {
+			return errors.New("an etcd endpoint holds a user name or password: give them by their own options")
+		}
+		switch scheme {
+		case "", "http", "https":
+			if u, err := url.Parse("http://" + rest); err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
+				return fmt.Errorf("etcd endpoint %q is not of the form http://HOST:PORT or https://HOST:PORT", e)
+			}
+		case "unix", "unixs":
+		default:
+			return fmt.Errorf("etcd endpoint %q: %s is neither http nor https", e, scheme)
+		}
+		schemes[scheme] = true
+	}
+	if len(schemes) > 1 {
+		return fmt.Errorf("etcd endpoints %s: all must be http or all https", strings.Join(all, ", "))
+	}
+	return nil
+}
+
+func tlsConfig(o Options) (*tls.Config, error) {
+	if (o.CertFile == "") != (o.KeyFile == "") {
+		return nil, errors.New("etcd client certificate and key go together, and one of them is missing")
+	}
+	if o.CertFile == "" && o.CAFile == "" {
+		return nil, nil
+	}
+	// transport reads the client certificate again with each handshake, so
+	// that a rotated one is taken up; it is at TLS 1.2 or later.
+	info := transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile, Logger: zap.NewNop()}
+	c, err := info.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("read etcd certificates (%s): %w",
+			strings.Join(slices.DeleteFunc([]string{o.CAFile, o.CertFile, o.KeyFile}, func(s string) bool { return s == "" }), ", "), err)
+	}
+	c.MinVersion = tls.VersionTLS12
+	return c, nil
+}

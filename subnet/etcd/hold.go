@@ -1,0 +1,226 @@
+package etcd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/weftnet/weft/subnet"
+)
+
+// errAgain ends a round of Hold that must look at the key anew.
+var errAgain = errors.New("the lease must be read again")
+
+func sameContent(a, b subnet.Lease) bool {
+	return a.Backend == b.Backend && slices.EqualFunc(a.Shares, b.Shares, func(a, b subnet.Share) bool {
+		return a.Subnet == b.Subnet && a.Public == b.Public && bytes.Equal(a.Data, b.Data)
+	})
+}
+
+// Publish implements subnet.Store. The lease keeps its subnets, and the key its
+// etcd lease.
+func (s *Store) Publish(ctx context.Context, old, next subnet.Lease) (subnet.Lease, error) {
+	fail := func(err error) (subnet.Lease, error) {
+		return subnet.Lease{}, fmt.Errorf("publish lease %s in etcd at %s: %w", old.ID, s.endpoints(), err)
+	}
+	want, raw, err := written(old.ID, next.Backend, next.Shares)
+	if err != nil {
+		return fail(err)
+	}
+	if !slices.EqualFunc(want.Shares, next.Shares, func(a, b subnet.Share) bool { return a.Subnet == b.Subnet }) {
+		return fail(badField("subnet", "can't be changed: %v", subnetsOf(next)))
+	}
+	out := outage{log: s.log}
+	for n := 0; ; n++ {
+		l, err := s.publish(ctx, old, want, raw)
+		switch {
+		case err == nil:
+			out.end()
+			return l, nil
+		case errors.Is(err, subnet.ErrLeaseLost), errors.Is(err, subnet.ErrLeaseChanged), hopeless(err):
+			return fail(err)
+		case ctx.Err() != nil:
+			return fail(endedBy(ctx, err))
+		}
+		out.begin(err)
+		if pause(ctx, n, waitFirst, waitLongest) != nil {
+			return fail(endedBy(ctx, err))
+		}
+	}
+}
+
+func subnetsOf(l subnet.Lease) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range l.Shares {
+		out = append(out, s.Subnet)
+	}
+	return out
+}
+
+func (s *Store) publish(ctx context.Context, old, want subnet.Lease, raw []byte) (subnet.Lease, error) {
+	cli, err := s.dial(ctx)
+	if err != nil {
+		return subnet.Lease{}, err
+	}
+	key := s.key(old.ID)
+	want.Created = old.Created
+	err = attempt(ctx, func(ctx context.Context) error {
+		resp, err := cli.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(key), "=", old.Revision),
+				clientv3.Compare(clientv3.CreateRevision(key), "=", old.Created)).
+			Then(clientv3.OpPut(key, string(raw), clientv3.WithIgnoreLease())).
+			Else(clientv3.OpGet(key)).
+			Commit()
+		if err != nil {
+			return err
+		}
+		if resp.Succeeded {
+			want.Revision = resp.Header.Revision
+			return nil
+		}
+		// What stands there may be our own last try, whose answer was lost.
+		kvs := resp.Responses[0].GetResponseRange().GetKvs()
+		if len(kvs) == 0 {
+			return subnet.ErrLeaseLost
+		}
+		want.Revision = kvs[0].ModRevision
+		return judge(kvs[0], want)
+	})
+	return want, err
+}
+
+// judge says whether a key still holds the lease: the same one by its create
+// revision, with the same content. When it was written, and on which etcd
+// lease it is, does not matter.
+func judge(kv *mvccpb.KeyValue, l subnet.Lease) error {
+	if kv.CreateRevision != l.Created {
+		return subnet.ErrLeaseLost
+	}
+	have, err := decodeLease(l.ID, kv.Value)
+	if err != nil {
+		return fmt.Errorf("%w: %v", subnet.ErrLeaseChanged, err) //nolint:errorlint // told, not branched on
+	}
+	if !sameContent(have, l) {
+		return subnet.ErrLeaseChanged
+	}
+	return nil
+}
+
+// Hold implements subnet.Store: keep-alives on the etcd lease of the key, and a
+// watch on the key. It holds exactly what l says: stop it before Publish, and
+// hold what Publish gives. A key without an etcd lease is a reservation, which
+// needs no keep-alive and is only watched.
+func (s *Store) Hold(ctx context.Context, l subnet.Lease) error {
+	h := &holding{s: s, l: l, out: outage{log: s.log.WithField("lease", l.ID)}}
+	for ; ; h.tries++ {
+		err := h.round(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, subnet.ErrLeaseLost), errors.Is(err, subnet.ErrLeaseChanged), errors.Is(err, errClosed):
+			return fmt.Errorf("hold lease %s in etcd at %s: %w", l.ID, s.endpoints(), err)
+		case !errors.Is(err, errAgain):
+			h.out.begin(err)
+		}
+		if err := pause(ctx, h.tries, waitFirst, waitLongest); err != nil {
+			return err
+		}
+	}
+}
+
+// holding is one call of Hold.
+type holding struct {
+	s     *Store
+	l     subnet.Lease
+	out   outage
+	tries int // in a row that came to nothing
+}
+
+// round looks at the key, then keeps it alive until something breaks.
+func (h *holding) round(ctx context.Context) error {
+	cli, err := h.s.dial(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	kv, revision, err := h.read(ctx, cli)
+	if err != nil {
+		return err
+	}
+	h.out.end()
+	str := newStreams()
+	events, stop := watch(ctx, cli, str, string(kv.Key), clientv3.WithRev(revision+1))
+	defer stop()
+	var alive <-chan *clientv3.LeaseKeepAliveResponse
+	if kv.Lease != int64(clientv3.NoLease) {
+		if alive, err = cli.KeepAlive(ctx, clientv3.LeaseID(kv.Lease)); err != nil {
+			return err
+		}
+	}
+	for {
+		select {
+		case resp, open := <-events:
+			if !open {
+				return errEnded
+			}
+			if err := h.take(resp, kv.Lease); err != nil {
+				return err
+			}
+		case _, open := <-alive:
+			if !open { // expired, or no answer for as long as it lives
+				return errAgain
+			}
+			h.tries = 0
+		case <-str.changed:
+			if str.resumed() {
+				return errAgain
+			}
+			if err := str.lost(); err != nil {
+				h.out.begin(err)
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// read gives the key as it stands, and the revision of the store.
+func (h *holding) read(ctx context.Context, cli *clientv3.Client) (kv *mvccpb.KeyValue, revision int64, err error) {
+	err = attempt(ctx, func(ctx context.Context) error {
+		resp, err := cli.Get(ctx, h.s.key(h.l.ID))
+		if err != nil {
+			return err
+		}
+		if len(resp.Kvs) == 0 {
+			return subnet.ErrLeaseLost
+		}
+		kv, revision = resp.Kvs[0], resp.Header.Revision
+		return judge(kv, h.l)
+	})
+	return kv, revision, err
+}
+
+func (h *holding) take(resp clientv3.WatchResponse, lease int64) error {
+	if err := resp.Err(); err != nil {
+		return err
+	}
+	for _, e := range resp.Events {
+		if e.Type == mvccpb.Event_DELETE {
+			return subnet.ErrLeaseLost
+		}
+		if err := judge(e.Kv, h.l); err != nil {
+			return err
+		}
+		if e.Kv.Lease != lease { // renewed in flannel's way: a new grant and a put
+			return errAgain
+		}
+	}
+	return nil
+}
