@@ -65,8 +65,8 @@ func (k *Kernel) setLink(i *iface, l dataplane.Link) error {
 }
 
 // tune sets what every interface has. Down takes routes, neighbours and IPv6
-// addresses; IPv4 addresses and the FDB stay, and up brings nothing back. A
-// new MAC takes the neighbours.
+// addresses; IPv4 addresses and the FDB stay, and up brings nothing back but a
+// link-local address. A new MAC takes the neighbours.
 func (k *Kernel) tune(i *iface, l dataplane.Link) {
 	i.mtu = l.MTU
 	if !l.MAC.IsZero() && l.MAC != i.mac {
@@ -78,7 +78,19 @@ func (k *Kernel) tune(i *iface, l dataplane.Link) {
 		clear(i.neighs)
 		maps.DeleteFunc(i.addrs, func(p netip.Prefix, _ bool) bool { return p.Addr().Is6() })
 	}
+	if !i.up && l.Up {
+		i.addrs[i.linkLocal()] = true
+	}
 	i.up = l.Up
+}
+
+// linkLocal is the address that a link gets when it comes up (RFC 4291,
+// appendix A).
+func (i *iface) linkLocal() netip.Prefix {
+	m := i.mac
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80, 8: m[0] ^ 0x02, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5],
+	}), 64)
 }
 
 func (k *Kernel) renameLink(i *iface, to string) error {

@@ -160,7 +160,7 @@ func (k *Kernel) DeleteTable(key ruleset.Key) {
 	k.tellChains(lost...)
 }
 
-// Dump is everything but `lo` and sysctls as sorted lines.
+// Dump is everything but `lo`, sysctls and link-local addresses, as sorted lines.
 func (k *Kernel) Dump() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -171,7 +171,10 @@ func (k *Kernel) Dump() string {
 			continue
 		}
 		add("link %s %+v", name, i.link())
-		for p := range i.addrs {
+		for _, p := range i.sortedAddrs() {
+			if p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
+				continue
+			}
 			add("address %s dev %s", p, name)
 		}
 		for m, f := range i.fdb {

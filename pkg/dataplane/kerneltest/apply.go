@@ -60,7 +60,8 @@ func applyCases() map[string]func(*bench) {
 				}
 			}
 		},
-		"what fails does not stop the rest": failuresApart,
+		"what fails does not stop the rest":         failuresApart,
+		"our device is elsewhere when we create it": overtaken,
 		"an ended context is an error, not a panic": func(b *bench) {
 			ctx, cancel := context.WithCancel(b.Context())
 			cancel()
@@ -72,6 +73,26 @@ func applyCases() map[string]func(*bench) {
 	}
 }
 
+// overtaken lets a device with our VNI and port appear between the look and the
+// write. The kernel refuses a second one; the next look finds the first.
+func overtaken(b *bench) {
+	want := everything(1)
+	p := b.plan(want, full())
+	for _, s := range sides() {
+		b.Admin.Put(oneLink(s.named("taken"), s.link))
+	}
+	refused := map[any]bool{}
+	for _, f := range b.Kernel.Apply(b.Context(), p) {
+		refused[f.Op.Key] = true
+	}
+	for _, s := range sides() {
+		if !refused[s.dev] {
+			b.Errorf("%s was made beside a device with its VNI and port", s.dev)
+		}
+	}
+	b.settle(want)
+}
+
 // failuresApart applies entries of a link that is not there before good ones.
 func failuresApart(b *bench) {
 	want := everything(1)
@@ -81,7 +102,8 @@ func failuresApart(b *bench) {
 	bad := []dataplane.Op{
 		{Verb: dataplane.Create, Kind: dataplane.KindAddr,
 			Key: dataplane.AddrKey{Link: absent, Prefix: s.addrKey().Prefix}, New: struct{}{}},
-		{Verb: dataplane.Create, Kind: dataplane.KindFDB, Key: dataplane.FDBKey{Link: absent, MAC: s.mac(3)}, New: s.vtep(3)},
+		{Verb: dataplane.Create, Kind: dataplane.KindFDB,
+			Key: dataplane.FDBKey{Link: absent, MAC: s.mac(3)}, New: s.vtep(3)},
 		{Verb: dataplane.Create, Kind: dataplane.KindNeigh,
 			Key: dataplane.NeighKey{Link: absent, IP: s.node(3).Addr()}, New: s.mac(3)},
 		{Verb: dataplane.Create, Kind: dataplane.KindRoute, Key: s.routeKey(3),

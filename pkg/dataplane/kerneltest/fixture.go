@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
@@ -78,6 +79,9 @@ func (s side) vtep(n int) netip.Addr {
 }
 
 func (s side) mac(n int) mac.Addr { return mac.Addr{s.macByte, 0, 0, 0, byte(n >> 8), byte(n)} }
+
+// named is the name of our device with something else than flannel in it.
+func (s side) named(what string) string { return strings.Replace(s.dev, "flannel", what, 1) }
 
 // Keys and values of one peer.
 func (s side) fdbKey(n int) dataplane.FDBKey { return dataplane.FDBKey{Link: s.dev, MAC: s.mac(n)} }

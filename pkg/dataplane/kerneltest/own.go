@@ -49,6 +49,8 @@ func ownershipCases() map[string]func(*bench) {
 			b.Admin.Delete(oneLink(sides()[0].dev, dataplane.Link{}))
 			b.settle(everything(1))
 		},
+		"a route like flannel's to elsewhere":    foreignShape,
+		"a route of ours through the uplink":     directRoute,
 		"flannel's leftovers are adopted":        adopt,
 		"flannel's tables are ours to take away": flannelTables,
 		"a foreign IPv4 address on our device stays": func(b *bench) {
@@ -73,7 +75,7 @@ func foreignUntouched(b *bench) {
 	for _, s := range sides() {
 		other := s.link
 		other.VNI, other.MAC[1] = 77, 0x77
-		dev := "other" + s.dev[len(s.dev)-3:]
+		dev := s.named("other")
 		key := dataplane.RouteKey{Prefix: s.node(5), Metric: s.metric + 7}
 		b.Admin.Put(dataplane.State{
 			Links:  map[string]dataplane.Link{dev: other},
@@ -138,6 +140,42 @@ func (b *bench) occupiedLink(s side, foreign dataplane.Link) {
 	}
 	b.same(before, b.Admin.Dump())
 	b.Admin.Delete(oneLink(s.dev, dataplane.Link{}))
+}
+
+// foreignShape is a route that looks like flannel's, but does not lead to the
+// cluster: an administrator's.
+func foreignShape(b *bench) {
+	want := everything(1)
+	b.settle(want)
+	for _, s := range sides() {
+		net := s.outside.Addr()
+		k := dataplane.RouteKey{Prefix: s.outside, Metric: s.metric}
+		b.Admin.Put(oneRoute(k, dataplane.Route{Via: net, Link: s.dev, OnLink: true}))
+	}
+	before := b.Admin.Dump()
+	if p := b.plan(want, full()); !p.Empty() {
+		b.Errorf("want it left alone, have:\n%s", p)
+	}
+	b.apply(b.plan(want, full()))
+	b.same(before, b.Admin.Dump())
+}
+
+// directRoute leads to a peer on the same underlay network: it is ours by its
+// mark, not by its link.
+func directRoute(b *bench) {
+	want := everything(1)
+	for _, s := range sides() {
+		want.Merge(oneRoute(s.routeKey(8), dataplane.Route{Via: s.gateway, Link: uplink}))
+	}
+	b.settle(want)
+	n := b.watch()
+	for _, s := range sides() {
+		gone := oneRoute(s.routeKey(8), dataplane.Route{})
+		b.Admin.Delete(gone)
+		n.until(gone, want)
+	}
+	b.settle(want)
+	b.settle(everything(1))
 }
 
 // adopt starts from what flannel leaves when it stops: all there, with the
