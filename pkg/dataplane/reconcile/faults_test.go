@@ -101,6 +101,9 @@ func TestRandomFailures(t *testing.T) {
 	}
 }
 
+// firstPauses is time enough for a retry or two.
+const firstPauses = 80 * time.Millisecond
+
 func TestPausesGrowToTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := host(t)
@@ -129,7 +132,7 @@ func TestPausesGrowToTenSeconds(t *testing.T) {
 		for i, pause := range doubling {
 			same(t, doubling[0]<<i, pause)
 		}
-		if doubling[0] > 80*time.Millisecond {
+		if doubling[0] > firstPauses {
 			t.Errorf("the first pause is %s", doubling[0])
 		}
 
@@ -146,6 +149,28 @@ func TestPausesGrowToTenSeconds(t *testing.T) {
 		same(t, reads, k.Reads())
 		must(t, k.Put(astray))
 		pass(time.Millisecond)
+		same(t, converged(t, 2, 3, 4), k.Dump())
+
+		// The next trouble begins with a short pause again.
+		k.FailNext(1, errRefused)
+		must(t, k.Put(astray))
+		pass(firstPauses)
+		same(t, converged(t, 2, 3, 4), k.Dump())
+	})
+}
+
+// Nobody has told that the link is gone. The first write to it fails, and is
+// reason enough to look at all that stood on it.
+func TestAFailedWriteMakesItsLinkDoubtful(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := host(t)
+		peers := fragments(2, 3)
+		l := live(t, k, reconcile.Options{Audit: day}, baseLayer(), peers)
+		k.Mute(true)
+		must(t, k.Delete(dataplane.State{Links: map[string]dataplane.Link{devices()[0].name: {}}}))
+		k.Mute(false)
+		l.Set("peers", append(peers, fragments(4)...))
+		pass(time.Second)
 		same(t, converged(t, 2, 3, 4), k.Dump())
 	})
 }
