@@ -141,13 +141,22 @@ func (k *kernel) connect(a attachment, bridge hostLink) error {
 			return refused(fmt.Sprintf("add %s to %s in the pod", p, a.podIf), err)
 		}
 	}
+	return k.addPodRoutes(a, pod.Attrs().Index)
+}
+
+func (k *kernel) addPodRoutes(a attachment, index int) error {
 	for _, r := range a.podRoutes {
 		dst := ipNet(r.dst)
-		kr := netlink.Route{LinkIndex: pod.Attrs().Index, Dst: &dst, Gw: r.via.AsSlice()}
+		kr := netlink.Route{LinkIndex: index, Dst: &dst, Gw: r.via.AsSlice()}
 		if a.onlink {
 			kr.Flags = int(netlink.FLAG_ONLINK)
 		}
-		if err := k.pod.RouteAdd(&kr); err != nil {
+		err := k.pod.RouteAdd(&kr)
+		if errors.Is(err, unix.EEXIST) {
+			return types.NewError(codeTaken, fmt.Sprintf("the pod has a route to %s already", r.dst),
+				"another of its interfaces brought it: attach a pod to one network of weft only")
+		}
+		if err != nil {
 			return refused(fmt.Sprintf("add the route to %s via %s in the pod", r.dst, r.via), err)
 		}
 	}

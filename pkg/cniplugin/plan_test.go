@@ -126,7 +126,7 @@ func TestHostNameIsOneAttachments(t *testing.T) {
 
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"name":"cbr0","cniVersion":"1.0.0","type":"weft","ipam":{"routes":[{"dst":"::/0","gw":"fd00::1"}]}}`))
-	f.Add([]byte(`{"name":"cbr0","cniVersion":"0.3.1","type":"flannel","delegate":{"type":"ptp","isDefaultGateway":true}}`))
+	f.Add([]byte(`{"name":"cbr0","cniVersion":"0.3.1","delegate":{"type":"ptp","isDefaultGateway":true}}`))
 	f.Add([]byte(`{"name":"..","cniVersion":"1.0.0","mtu":-1,"bridge":"a/b"}`))
 	env := subnetenv.Env{Subnets: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}, MTU: 1450}
 	addrs := []netip.Addr{netip.MustParseAddr("10.42.1.2")}

@@ -21,7 +21,6 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
 )
@@ -34,8 +33,9 @@ type Call struct {
 	Version        func() string // of this build, for who starts the plugin by hand
 }
 
-// specVersion is what results are made in, before they are converted.
-const specVersion = types100.ImplementedSpecVersion
+// specVersion is what results are made in before they are converted, and what
+// we answer in when the version asked for can't be told.
+const specVersion = "1.0.0"
 
 // supported is the versions of CNI that we answer in.
 func supported() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0"} }

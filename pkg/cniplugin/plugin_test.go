@@ -21,6 +21,7 @@ import (
 )
 
 func TestPodsReachEachOther(t *testing.T) {
+	t.Parallel()
 	for name, subnets := range map[string][]string{
 		"IPv4": {ipv4}, "IPv6": {ipv6}, "dual stack": {ipv4, ipv6},
 	} {
@@ -209,7 +210,8 @@ func TestExistingBridge(t *testing.T) {
 	t.Run("that is no bridge", func(t *testing.T) {
 		n := newNode(t, ipv4)
 		n.host.Do(func() {
-			if err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "cni0"}, VxlanId: 1, Port: 8472}); err != nil {
+			taken := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "cni0"}, VxlanId: 1, Port: 8472}
+			if err := netlink.LinkAdd(taken); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -221,6 +223,7 @@ func TestExistingBridge(t *testing.T) {
 
 // Whatever an ADD failed at, nothing of it stays.
 func TestAddUndoesItself(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		conf    []any
 		prepare func(t *testing.T, n *node, ns *netnstest.NS)
@@ -294,14 +297,12 @@ func TestAddTwice(t *testing.T) {
 
 	second := p
 	second.ifName = "net1"
-	n.with("isDefaultGateway", false).call("ADD", second)
-	if have := n.addresses(); len(have) == 0 || !slices.Contains(have, "10.42.1.2") {
-		t.Errorf("the first attachment lost its address: %v", have)
-	}
+	n.refused("ADD", second, 103, "the pod has a route to 10.42.0.0/16 already", "one network")
 	n.del(second)
 	if d := cmp.Diff([]string{"10.42.1.2"}, n.addresses()); d != "" {
 		t.Error(d)
 	}
+	reachAll(t, n.host, ns, r)
 
 	// The address store is lost, the pod lives: its link is not torn away.
 	if err := os.RemoveAll(filepath.Join(n.dir, "networks")); err != nil {
@@ -314,6 +315,7 @@ func TestAddTwice(t *testing.T) {
 }
 
 func TestDelWithLittleLeft(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]func(t *testing.T, n *node, p *pod, ns *netnstest.NS){
 		"all there":           func(*testing.T, *node, *pod, *netnstest.NS) {},
 		"no CNI_NETNS":        func(_ *testing.T, _ *node, p *pod, _ *netnstest.NS) { p.netns = "" },
@@ -339,7 +341,7 @@ func TestDelWithLittleLeft(t *testing.T) {
 				}
 			})
 		},
-		"attached by another plugin": func(t *testing.T, n *node, p *pod, _ *netnstest.NS) {
+		"attached by another plugin": func(t *testing.T, n *node, _ *pod, _ *netnstest.NS) {
 			n.host.Do(func() {
 				for _, v := range veths(t, n.host) {
 					l := link(t, v)
@@ -396,6 +398,7 @@ func TestDelWithLittleLeft(t *testing.T) {
 }
 
 func TestAddsAtOnce(t *testing.T) {
+	t.Parallel()
 	const many = 8
 	n := newNode(t, ipv4, ipv6)
 	pods := make([]pod, many)

@@ -33,7 +33,7 @@ func readStart(path string, buf []byte) (n int, err error) {
 	}); err != nil {
 		return 0, err
 	}
-	defer syscall.Close(fd)
+	defer func() { _ = syscall.Close(fd) }()
 	err = retry(func() error {
 		n, err = syscall.Read(fd, buf)
 		return err
