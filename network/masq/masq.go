@@ -1,0 +1,124 @@
+// Package masq decides which firewall chains and sysctls a node needs so that
+// its pods reach the world and the world's answers reach them.
+//
+//	postrouting  nat     which packets get the node's address as their source
+//	forward      filter  packets from and to pods may pass the node
+//
+// It owns the rules' meaning and order, which is that of flannel's iptables
+// rules (not of its nftables rules, whose fourth rule hides the sixth). It
+// refuses to know how an engine writes a rule.
+package masq
+
+import (
+	"net/netip"
+
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+)
+
+// Options say what is wanted of which networks.
+type Options struct {
+	Networks    []netip.Prefix // the cluster's, one per family
+	Subnets     []netip.Prefix // our own, likewise; a network without one gets no masquerading
+	Masquerade  bool
+	Forward     bool
+	FullyRandom bool // masquerade with random source ports (fewer clashes in conntrack)
+}
+
+const (
+	table = "weft"
+
+	filterPriority = 0
+	srcnatPriority = 100 // NF_IP_PRI_NAT_SRC
+
+	// What kube-proxy marks it masquerades itself; other bits of the mark
+	// belong to others.
+	kubeProxyMark = 0x4000
+)
+
+// Chains gives the wanted chains.
+func Chains(o Options) map[ruleset.Key]ruleset.Chain {
+	chains := map[ruleset.Key]ruleset.Chain{}
+	for _, network := range o.Networks {
+		key := ruleset.Key{IPv6: network.Addr().Is6(), Table: table}
+		if own, ok := ownSubnet(o.Subnets, network); ok && o.Masquerade {
+			key.Chain = "postrouting"
+			chains[key] = ruleset.Chain{
+				Type: "nat", Hook: ruleset.Postrouting, Priority: srcnatPriority,
+				Rules: masquerade(network, own, o.FullyRandom),
+			}
+		}
+		if o.Forward {
+			key.Chain = "forward"
+			chains[key] = ruleset.Chain{
+				Type: "filter", Hook: ruleset.Forward, Priority: filterPriority,
+				Rules: forward(network),
+			}
+		}
+	}
+	return chains
+}
+
+// Sysctls gives the settings without which the kernel forwards nothing.
+func Sysctls(networks []netip.Prefix) map[string]string {
+	out := map[string]string{}
+	for _, network := range networks {
+		if network.Addr().Is6() {
+			out["net/ipv6/conf/all/forwarding"] = "1"
+		} else {
+			out["net/ipv4/ip_forward"] = "1"
+		}
+	}
+	return out
+}
+
+// ownSubnet finds our subnet of a network's family.
+func ownSubnet(subnets []netip.Prefix, network netip.Prefix) (netip.Prefix, bool) {
+	for _, s := range subnets {
+		if s.IsValid() && s.Addr().BitLen() == network.Addr().BitLen() {
+			return s, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// masquerade is about the whole cluster network and our own part of it. The
+// first rule that matches decides.
+func masquerade(cluster, own netip.Prefix, fullyRandom bool) []ruleset.Rule {
+	verdict := ruleset.Masquerade
+	if fullyRandom {
+		verdict = ruleset.MasqueradeFullyRandom
+	}
+	in, out := ruleset.Match{Prefix: cluster}, ruleset.Match{Prefix: cluster, Not: true}
+	local := ruleset.Match{Prefix: own}
+	return []ruleset.Rule{
+		{
+			Mark: kubeProxyMark, Mask: kubeProxyMark, Verdict: ruleset.Return,
+			Comment: "kube-proxy masquerades these",
+		},
+		{Src: local, Dst: in, Verdict: ruleset.Return, Comment: "pods here to pods anywhere"},
+		{Src: in, Dst: local, Verdict: ruleset.Return, Comment: "pods anywhere to pods here"},
+		{Src: out, Dst: local, Verdict: ruleset.Return, Comment: "outside to pods here: they see the client's address"},
+		{
+			Src: in, Dst: ruleset.Match{Prefix: multicast(cluster), Not: true}, Verdict: verdict,
+			Comment: "pods to the outside",
+		},
+		{Src: out, Dst: in, Verdict: verdict, Comment: "outside to pods elsewhere: the answer comes back through here"},
+	}
+}
+
+// forward lets the cluster's packets pass where a later drop would stop them.
+func forward(cluster netip.Prefix) []ruleset.Rule {
+	in := ruleset.Match{Prefix: cluster}
+	return []ruleset.Rule{
+		{Src: in, Verdict: ruleset.Accept, Comment: "from pods"},
+		{Dst: in, Verdict: ruleset.Accept, Comment: "to pods"},
+	}
+}
+
+// multicast is the family's range (RFC 5771, RFC 4291).
+func multicast(of netip.Prefix) netip.Prefix {
+	if of.Addr().Is6() {
+		return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xff}), 8)
+	}
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{224}), 4)
+}
