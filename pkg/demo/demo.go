@@ -79,7 +79,11 @@ func Down(o Options) error {
 		return err
 	}
 	return out.step("remove every trace", func() (string, error) {
-		return fmt.Sprintf("%d namespaces, what ran in them and %s", len(names), o.State), topology.Clean(o.Name, o.State)
+		detail := fmt.Sprintf("%d namespaces, what ran in them and %s", len(names), o.State)
+		if len(names) == 0 {
+			detail = "no namespace was left"
+		}
+		return detail, topology.Clean(o.Name, o.State)
 	})
 }
 
