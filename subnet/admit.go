@@ -17,9 +17,16 @@ import (
 // has. Our own lease in all (the one with own's ID) is left out silently. all
 // is not changed; Data is not looked at, that is the backend's.
 func Admit(cfg Config, own Lease, all []Lease) (ok []Lease, no []Skipped) {
-	sorted := slices.Clone(all)
-	slices.SortStableFunc(sorted, byCreated)
-	a := admission{cfg: cfg, own: own, subnets: newOverlaps(own, all), publics: map[netip.Addr]string{}}
+	sorted := all
+	if !slices.IsSortedFunc(all, byCreated) { // a store gives them sorted
+		sorted = slices.Clone(all)
+		slices.SortStableFunc(sorted, byCreated)
+	}
+	a := admission{
+		cfg: cfg, own: own, subnets: newOverlaps(own, all),
+		publics: make(map[netip.Addr]string, len(cfg.Networks)*len(all)),
+	}
+	ok = make([]Lease, 0, len(all))
 	for _, share := range own.Shares {
 		a.subnets.add(share.Subnet, own.ID)
 	}
@@ -82,7 +89,7 @@ func (a *admission) check(l Lease) ([]Share, Skipped) {
 	if slices.ContainsFunc(l.Shares, func(s Share) bool { return !s.Subnet.IsValid() }) {
 		return nil, refused("subnet", "is not valid")
 	}
-	var shares []Share
+	shares := make([]Share, 0, len(a.cfg.Networks))
 	for _, n := range a.cfg.Networks {
 		mine := len(shares)
 		for _, share := range l.Shares {

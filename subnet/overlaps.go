@@ -9,19 +9,32 @@ import (
 // overlaps. Every lookup costs one map access per prefix length that occurs:
 // one or two in a real cluster, 162 at the very worst.
 type overlaps struct {
-	lengths map[int][]int           // bits of an address → prefix lengths that occur, shortest first
-	holders map[netip.Prefix]string // prefix → ID of who has it
+	lengths map[int][]int  // bits of an address → prefix lengths that occur, shortest first
+	holders map[key]string // prefix → ID of who has it
 	// inside maps each prefix around a held one, of a length that occurs, to
 	// the held one that was first.
-	inside map[netip.Prefix]netip.Prefix
+	inside map[key]netip.Prefix
+}
+
+// key is a prefix that hashes fast: netip.Prefix has a hole in it.
+type key struct {
+	addr   netip.Addr
+	length int
+}
+
+func keyOf(p netip.Prefix) key { return key{p.Addr(), p.Bits()} }
+
+// around is the key of the prefix of a shorter length around p.
+func around(p netip.Prefix, length int) key {
+	return keyOf(netip.PrefixFrom(p.Addr(), length).Masked())
 }
 
 // newOverlaps makes a set for the subnets of these leases, without any yet.
 func newOverlaps(own Lease, all []Lease) *overlaps {
 	o := &overlaps{
 		lengths: map[int][]int{},
-		holders: make(map[netip.Prefix]string, len(all)),
-		inside:  map[netip.Prefix]netip.Prefix{},
+		holders: make(map[key]string, 2*len(all)),
+		inside:  map[key]netip.Prefix{},
 	}
 	var seen [129][129]bool // by bits of an address, then prefix length
 	note := func(l Lease) {
@@ -51,17 +64,16 @@ func (o *overlaps) add(p netip.Prefix, holder string) {
 	if !p.IsValid() {
 		return
 	}
-	if _, found := o.holders[p]; found {
+	if _, found := o.holders[keyOf(p)]; found {
 		return
 	}
-	o.holders[p] = holder
+	o.holders[keyOf(p)] = holder
 	for _, length := range o.lengths[p.Addr().BitLen()] {
 		if length >= p.Bits() {
 			break
 		}
-		around := netip.PrefixFrom(p.Addr(), length).Masked()
-		if _, found := o.inside[around]; !found {
-			o.inside[around] = p
+		if at := around(p, length); !o.inside[at].IsValid() {
+			o.inside[at] = p
 		}
 	}
 }
@@ -71,13 +83,12 @@ func (o *overlaps) add(p netip.Prefix, holder string) {
 func (o *overlaps) find(p netip.Prefix) (holder string, at netip.Prefix, found bool) {
 	lengths := o.lengths[p.Addr().BitLen()]
 	for _, length := range lengths[:slices.Index(lengths, p.Bits())+1] {
-		around := netip.PrefixFrom(p.Addr(), length).Masked()
-		if holder, found := o.holders[around]; found {
-			return holder, around, true
+		if holder, found := o.holders[around(p, length)]; found {
+			return holder, netip.PrefixFrom(p.Addr(), length).Masked(), true
 		}
 	}
-	if within, found := o.inside[p]; found {
-		return o.holders[within], within, true
+	if within, found := o.inside[keyOf(p)]; found {
+		return o.holders[keyOf(within)], within, true
 	}
 	return "", netip.Prefix{}, false
 }

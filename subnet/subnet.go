@@ -68,13 +68,15 @@ func (s Skipped) String() string {
 
 // Claim is what a node asks a store for.
 type Claim struct {
-	Config   Config
-	Node     string
-	Backend  string
-	Shares   []Share        // Public and Data to announce; Subnet is not looked at
-	ID       string         // of the lease that we held last, by our state file; or ""
-	Created  int64          // its Created
-	Previous []netip.Prefix // subnets that subnet.env names; a hint, and the proof for a lease that flannel took for this node
+	Config  Config
+	Node    string
+	Backend string
+	Shares  []Share // Public and Data to announce; Subnet is not looked at
+	ID      string  // of the lease that we held last, by our state file; or ""
+	Created int64   // its Created
+	// Previous is the subnets that subnet.env names: a hint, and the proof for
+	// a lease that flannel took for this node.
+	Previous []netip.Prefix
 }
 
 // Store keeps the configuration and the leases. All methods block until done

@@ -74,7 +74,7 @@ func acquireSix(t *testing.T, h Harness) {
 		t.Errorf("two nodes have %q %s and %q %s", a.ID, a.Shares[0].Subnet, b.ID, b.Shares[0].Subnet)
 	}
 	s := watch(t, h.Client(t)).next()
-	if diff := cmp.Diff([]subnet.Lease{a, b}, s.Leases, content); diff != "" {
+	if diff := cmp.Diff([]subnet.Lease{a, b}, s.Leases, content()); diff != "" {
 		t.Errorf("leases (-want +have):\n%s", diff)
 	}
 }
@@ -86,7 +86,7 @@ func acquireDual(t *testing.T, h Harness) {
 		t.Errorf("want IPv4 first, have %v", l.Shares)
 	}
 	s := watch(t, h.Client(t)).next()
-	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content); diff != "" {
+	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content()); diff != "" {
 		t.Errorf("leases (-want +have):\n%s", diff)
 	}
 }
@@ -97,7 +97,7 @@ func acquireWithoutData(t *testing.T, h Harness) {
 	c.Shares[0].Data = nil
 	l := acquire(t, h.Store, c)
 	s := watch(t, h.Client(t)).next()
-	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content); diff != "" {
+	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content()); diff != "" {
 		t.Errorf("leases (-want +have):\n%s", diff)
 	}
 }
@@ -109,7 +109,7 @@ func reclaimed(t *testing.T, h Harness, old, l subnet.Lease) {
 		t.Errorf("want lease %s of %d again, have %s of %d", old.ID, old.Created, l.ID, l.Created)
 	}
 	s := watch(t, h.Client(t)).next()
-	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content); diff != "" {
+	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content()); diff != "" {
 		t.Errorf("leases (-want +have):\n%s", diff)
 	}
 }
@@ -162,7 +162,7 @@ func acquireByData(t *testing.T, h Harness) {
 func untouched(t *testing.T, h Harness, other, ours subnet.Lease) {
 	t.Helper()
 	s := watch(t, h.Client(t)).next()
-	if diff := cmp.Diff([]subnet.Lease{other, ours}, s.Leases, content); diff != "" {
+	if diff := cmp.Diff([]subnet.Lease{other, ours}, s.Leases, content()); diff != "" {
 		t.Errorf("leases (-want +have):\n%s", diff)
 	}
 }
@@ -219,7 +219,7 @@ func acquireOtherConfig(t *testing.T, h Harness) {
 		t.Errorf("the subnet %s still fits, but was given up for %s", old.Shares[0].Subnet, l.Shares[0].Subnet)
 	}
 	s := watch(t, h.Client(t)).next()
-	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content); diff != "" {
+	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content()); diff != "" {
 		t.Errorf("leases (-want +have):\n%s", diff)
 	}
 }

@@ -45,11 +45,11 @@ func publish(t *testing.T, h Harness) {
 		t.Errorf("revision: have %d after %d", l.Revision, old.Revision)
 	}
 	next.Revision = l.Revision
-	if diff := cmp.Diff(next, l, content); diff != "" {
+	if diff := cmp.Diff(next, l, content()); diff != "" {
 		t.Errorf("lease (-published +have):\n%s", diff)
 	}
 	s := watch(t, h.Client(t)).next()
-	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content); diff != "" {
+	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content()); diff != "" {
 		t.Errorf("leases (-want +have):\n%s", diff)
 	}
 	// What was given is good for the next time, and what was before is not.
@@ -72,7 +72,7 @@ func publishChanged(t *testing.T, h Harness) {
 	if len(s.Leases) == 1 {
 		foreign.Revision = s.Leases[0].Revision
 	}
-	if diff := cmp.Diff([]subnet.Lease{foreign}, s.Leases, content); diff != "" {
+	if diff := cmp.Diff([]subnet.Lease{foreign}, s.Leases, content()); diff != "" {
 		t.Errorf("leases (-as the foreigner wrote +have):\n%s", diff)
 	}
 }
@@ -154,7 +154,7 @@ func holdCanceled(t *testing.T, h Harness) {
 		t.Errorf("want %v, have %v", context.Canceled, err)
 	}
 	s := watch(t, h.Client(t)).next()
-	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content); diff != "" {
+	if diff := cmp.Diff([]subnet.Lease{l}, s.Leases, content()); diff != "" {
 		t.Errorf("leases (-want +have):\n%s", diff)
 	}
 }
@@ -189,8 +189,11 @@ func noGoroutines(t *testing.T, h Harness) {
 		go func() { held <- h.Store.Hold(ctx, l) }()
 		wait(t, snapshots, "a snapshot")
 		cancel()
-		wait(t, watched, "Watch to end")
-		wait(t, held, "Hold to end")
+		for _, ended := range []<-chan error{watched, held} {
+			if err := wait(t, ended, "Watch and Hold to end"); !errors.Is(err, context.Canceled) {
+				t.Fatalf("want %v, have %v", context.Canceled, err)
+			}
+		}
 		l = acquire(t, h.Store, again(claim(cfg, 1), l))
 		var err error
 		if l, err = h.Store.Publish(timeout(t), l, moved(l)); err != nil {

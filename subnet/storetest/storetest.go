@@ -108,7 +108,7 @@ func acquire(t *testing.T, s subnet.Store, c subnet.Claim) subnet.Lease {
 	for i := range want {
 		want[i].Subnet = l.Shares[i].Subnet
 	}
-	if diff := cmp.Diff(want, l.Shares, content); diff != "" {
+	if diff := cmp.Diff(want, l.Shares, content()); diff != "" {
 		t.Errorf("shares of the lease (-claimed +have):\n%s", diff)
 	}
 	return l
@@ -116,16 +116,18 @@ func acquire(t *testing.T, s subnet.Store, c subnet.Claim) subnet.Lease {
 
 // content compares leases by what the contract says of them: data as JSON. A
 // store may not know the node's name, and an expiry moves.
-var content = cmp.Options{
-	cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}),
-	cmpopts.IgnoreFields(subnet.Lease{}, "Node", "Expires"),
-	cmp.Comparer(func(a, b json.RawMessage) bool {
-		var left, right any
-		if len(a) == 0 || len(b) == 0 {
-			return len(a) == len(b)
-		}
-		return json.Unmarshal(a, &left) == nil && json.Unmarshal(b, &right) == nil && reflect.DeepEqual(left, right)
-	}),
+func content() cmp.Options {
+	return cmp.Options{
+		cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}),
+		cmpopts.IgnoreFields(subnet.Lease{}, "Node", "Expires"),
+		cmp.Comparer(func(a, b json.RawMessage) bool {
+			var left, right any
+			if len(a) == 0 || len(b) == 0 {
+				return len(a) == len(b)
+			}
+			return json.Unmarshal(a, &left) == nil && json.Unmarshal(b, &right) == nil && reflect.DeepEqual(left, right)
+		}),
+	}
 }
 
 // watching runs Watch in the background of a test.
@@ -204,5 +206,5 @@ func wait[T any](t *testing.T, from <-chan T, what string) T {
 
 // has reports whether the snapshot has a lease with these contents.
 func has(s subnet.Snapshot, l subnet.Lease) bool {
-	return slices.ContainsFunc(s.Leases, func(have subnet.Lease) bool { return cmp.Equal(l, have, content) })
+	return slices.ContainsFunc(s.Leases, func(have subnet.Lease) bool { return cmp.Equal(l, have, content()) })
 }

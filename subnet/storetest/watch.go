@@ -41,7 +41,7 @@ func watchWhole(t *testing.T, h Harness) {
 		want = append(want, acquire(t, h.Store, claim(cfg, n+1)))
 	}
 	s := watch(t, h.Client(t)).next()
-	if diff := cmp.Diff(want, s.Leases, content); diff != "" {
+	if diff := cmp.Diff(want, s.Leases, content()); diff != "" {
 		t.Errorf("leases of the first snapshot (-want +have):\n%s", diff)
 	}
 	if string(s.Config.Raw) != dual {
