@@ -10,7 +10,7 @@ import (
 )
 
 func TestSizes(t *testing.T) {
-	const src = "package p\n\nfunc one() {}\n\nfunc (T) two() {\n\tone()\n\tone()\n}\n\nfunc declared()\n"
+	const src = "package p\n\nfunc one() {}\n\nfunc (T) two() {\n\tone()\n\t_ = 2\n}\n\nfunc declared()\n"
 	fset := token.NewFileSet()
 	f, err := parser.ParseFile(fset, "p.go", src, 0)
 	if err != nil {
