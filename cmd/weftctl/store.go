@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/weftnet/weft/subnet"
+	"github.com/weftnet/weft/subnet/etcd"
+)
+
+// storeTimeout is how long a command waits for etcd.
+const storeTimeout = 10 * time.Second
+
+// storeFlags say where etcd is. Each takes its default from the environment, so
+// that weftd's environment file serves weftctl too.
+type storeFlags struct {
+	endpoints, prefix, ca, cert, key, user, password string
+}
+
+func (f *storeFlags) register(flags *pflag.FlagSet) {
+	def := func(name, otherwise string) string {
+		for _, prefix := range []string{"WEFTD_", "FLANNELD_"} {
+			if v := os.Getenv(prefix + name); v != "" {
+				return v
+			}
+		}
+		return otherwise
+	}
+	flags.StringVar(&f.endpoints, "etcd-endpoints", def("ETCD_ENDPOINTS", "http://127.0.0.1:2379"), "comma-separated `URLs` of etcd")
+	flags.StringVar(&f.prefix, "etcd-prefix", def("ETCD_PREFIX", "/coreos.com/network"), "`key` of the overlay")
+	flags.StringVar(&f.ca, "etcd-cafile", def("ETCD_CAFILE", ""), "`file` with CA certificates")
+	flags.StringVar(&f.cert, "etcd-certfile", def("ETCD_CERTFILE", ""), "`file` with our certificate")
+	flags.StringVar(&f.key, "etcd-keyfile", def("ETCD_KEYFILE", ""), "`file` with its key")
+	flags.StringVar(&f.user, "etcd-username", def("ETCD_USERNAME", ""), "etcd user `name`")
+	f.password = def("ETCD_PASSWORD", "") // by the environment only: a command line is public
+}
+
+// with opens the store for one command.
+func (f *storeFlags) with(ctx context.Context, do func(context.Context, *etcd.Store) error) error {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	store, err := etcd.New(etcd.Options{
+		Endpoints: strings.Split(f.endpoints, ","), Prefix: f.prefix,
+		CAFile: f.ca, CertFile: f.cert, KeyFile: f.key,
+		Username: f.user, Password: f.password, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := do(ctx, store); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("etcd at %s does not answer; is it up, and is --etcd-endpoints right? (%w)", f.endpoints, err)
+		}
+		return err
+	}
+	return nil
+}
+
+func newConfigCommand() *cobra.Command {
+	var store storeFlags
+	config := &cobra.Command{Use: "config", Short: "Read or write the overlay's network configuration in etcd"}
+	store.register(config.PersistentFlags())
+	config.AddCommand(&cobra.Command{
+		Use:   "get",
+		Short: "Print the network configuration",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return store.with(cmd.Context(), func(ctx context.Context, s *etcd.Store) error {
+				raw, err := s.Config(ctx)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), strings.TrimSpace(string(raw)))
+				return err
+			})
+		},
+	})
+	config.AddCommand(&cobra.Command{
+		Use:   "set JSON|-",
+		Short: "Check a network configuration and write it",
+		Long: "Checks a network configuration and writes it. Nothing is written if it is not valid.\n" +
+			"Nodes that run keep their old one until weftd is restarted.",
+		Example: `  weftctl config set '{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}'
+  weftctl config set - < net-conf.json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			raw := []byte(args[0])
+			if args[0] == "-" {
+				var err error
+				if raw, err = io.ReadAll(cmd.InOrStdin()); err != nil {
+					return fmt.Errorf("read the configuration: %w", err)
+				}
+			}
+			return setConfig(cmd, &store, raw)
+		},
+	})
+	return config
+}
+
+func setConfig(cmd *cobra.Command, flags *storeFlags, raw []byte) error {
+	cfg, err := subnet.ParseConfig(raw)
+	if err != nil {
+		return fmt.Errorf("the configuration is not valid, nothing was written: %w", err)
+	}
+	for _, w := range cfg.Warnings {
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
+	}
+	return flags.with(cmd.Context(), func(ctx context.Context, s *etcd.Store) error {
+		if _, err := s.SetConfig(ctx, raw, false); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "written")
+		return err
+	})
+}
+
+func newLeasesCommand(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "leases",
+		Short: "List all leases in etcd, and keys that can't be read",
+		Args:  cobra.NoArgs,
+	}
+	var flags storeFlags
+	flags.register(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return flags.with(cmd.Context(), func(ctx context.Context, s *etcd.Store) error {
+			snapshot, err := s.Leases(ctx)
+			if err != nil {
+				return err
+			}
+			if g.output == "json" {
+				return printJSON(cmd.OutOrStdout(), leaseRows(snapshot))
+			}
+			return printLeases(cmd.OutOrStdout(), snapshot)
+		})
+	}
+	return cmd
+}
+
+// leaseRow is one line of `weftctl leases`; with -o json it is one element.
+type leaseRow struct {
+	ID      string          `json:"id"`
+	Subnet  string          `json:"subnet"`
+	Public  string          `json:"public"`
+	Backend string          `json:"backend"`
+	Data    json.RawMessage `json:"data,omitempty"`
+}
+
+func leaseRows(s subnet.Snapshot) []leaseRow {
+	rows := []leaseRow{}
+	for _, l := range s.Leases {
+		for _, share := range l.Shares {
+			rows = append(rows, leaseRow{
+				ID: l.ID, Subnet: share.Subnet.String(), Public: share.Public.String(), Backend: l.Backend, Data: share.Data,
+			})
+		}
+	}
+	return rows
+}
+
+func printLeases(out io.Writer, s subnet.Snapshot) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "SUBNET\tPUBLIC ADDRESS\tBACKEND\tDATA")
+	for _, r := range leaseRows(s) {
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Subnet, r.Public, r.Backend, r.Data)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, m := range s.Malformed {
+		_, _ = fmt.Fprintf(out, "can't be read: %s\n", m)
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/backend/vxlan"
+	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/network/uplink"
+	"github.com/weftnet/weft/pkg/dataplane/linux"
+	"github.com/weftnet/weft/pkg/health"
+	"github.com/weftnet/weft/pkg/logging"
+	"github.com/weftnet/weft/pkg/version"
+	"github.com/weftnet/weft/subnet"
+	"github.com/weftnet/weft/subnet/etcd"
+	"github.com/weftnet/weft/subnet/etcd/embedded"
+)
+
+// run is the whole program: it parses, builds, and runs until ctx ends.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
+	s, fs, err := parse(args, env)
+	if errors.Is(err, flag.ErrHelp) {
+		usage(stdout, fs)
+	}
+	if err != nil {
+		return err
+	}
+	if s.version {
+		_, err := fmt.Fprintln(stderr, version.String()) // to stderr, as flannel does
+		return err
+	}
+	log, err := logging.New(stderr, s.logLevel, s.logFormat == "json")
+	if err != nil {
+		return &usageError{err}
+	}
+	if s.logFormat != "json" && s.logFormat != "text" {
+		return &usageError{fmt.Errorf("--log-format %q: use text or json", s.logFormat)}
+	}
+	log.WithField("version", version.Short()).Info("weftd starts")
+	return serve(ctx, s, log)
+}
+
+// serve builds the parts and runs them.
+func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	state := health.New()
+	if s.healthzPort != 0 {
+		addr := net.JoinHostPort(s.healthzIP, strconv.Itoa(s.healthzPort))
+		g.Go(func() error { return health.Serve(ctx, addr, state) })
+	}
+	if s.embedded {
+		server, err := startEmbedded(ctx, s, log)
+		if err != nil {
+			return err
+		}
+		defer server.Close()
+		s.etcdEndpoints = server.Endpoint()
+		g.Go(func() error {
+			select {
+			case err := <-server.Err():
+				return fmt.Errorf("embedded etcd stopped: %w", err)
+			case <-ctx.Done():
+				return nil
+			}
+		})
+	}
+	store, err := openStore(s, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	if raw := s.config(); s.embedded && raw != nil {
+		created, err := store.SetConfig(ctx, raw, true)
+		if err != nil {
+			return fmt.Errorf("create the network configuration: %w", err)
+		}
+		if created {
+			log.WithField("config", string(raw)).Info("network configuration created")
+		}
+	}
+	kernel, err := linux.New(linux.Options{})
+	if err != nil {
+		return err
+	}
+	node := network.New(network.Options{
+		Store:       store,
+		Kernel:      kernel,
+		Backends:    map[string]backend.Backend{"vxlan": vxlan.New()},
+		Health:      state,
+		Log:         log,
+		Wish:        uplink.Wish{Ifaces: s.iface, Public: s.public()},
+		Masquerade:  s.ipMasq,
+		Forward:     s.forwardRules,
+		FullyRandom: !s.noRandom,
+		SubnetFile:  s.subnetFile,
+		StateDir:    s.stateDir,
+		Socket:      s.socket,
+	})
+	g.Go(func() error { return node.Run(ctx) })
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func startEmbedded(ctx context.Context, s settings, log logrus.FieldLogger) (*embedded.Server, error) {
+	if raw := s.config(); raw != nil {
+		if _, err := subnet.ParseConfig(raw); err != nil { // no waiting heals this
+			return nil, &usageError{fmt.Errorf("--network: %w", err)}
+		}
+	}
+	return embedded.Start(ctx, embedded.Options{
+		Dir: s.embeddedDir, Listen: s.embeddedListen, AllowPlaintext: s.embeddedPlain, Log: log,
+	})
+}
+
+func openStore(s settings, log logrus.FieldLogger) (*etcd.Store, error) {
+	return etcd.New(etcd.Options{
+		Endpoints: strings.Split(s.etcdEndpoints, ","),
+		Prefix:    s.etcdPrefix,
+		CAFile:    s.etcdCA, CertFile: s.etcdCert, KeyFile: s.etcdKey,
+		Username: s.etcdUser, Password: s.etcdPassword,
+		Log: log,
+	})
+}
+
+func (s *settings) public() []netip.Addr {
+	var out []netip.Addr
+	for _, a := range []address{s.publicIP, s.publicIPv6} {
+		if a.IsValid() {
+			out = append(out, a.Addr)
+		}
+	}
+	return out
+}
+
+// config is the network configuration that --network and --ipv6-network ask
+// for, or nil.
+func (s *settings) config() []byte {
+	if !s.network.IsValid() && !s.network6.IsValid() {
+		return nil
+	}
+	type options struct{ Type string }
+	cfg := struct {
+		EnableIPv4  *bool  `json:",omitempty"`
+		EnableIPv6  bool   `json:",omitempty"`
+		Network     string `json:",omitempty"`
+		IPv6Network string `json:",omitempty"`
+		Backend     options
+	}{Network: s.network.String(), IPv6Network: s.network6.String(), EnableIPv6: s.network6.IsValid(), Backend: options{"vxlan"}}
+	if !s.network.IsValid() {
+		off := false
+		cfg.EnableIPv4 = &off
+	}
+	raw, err := json.Marshal(cfg)
+	if err != nil {
+		return nil // strings and booleans always encode
+	}
+	return raw
+}

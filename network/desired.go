@@ -1,0 +1,219 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/network/masq"
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/layers"
+	"github.com/weftnet/weft/subnet"
+)
+
+// The layers of a node, each with one source. The last holds no entries: it is
+// Set when the store itself has said who our peers are, and until then the loop
+// deletes nothing (what we know from the disk may be old).
+const (
+	layerBase      = "base"
+	layerPeers     = "peers"
+	layerRules     = "rules"
+	layerConfirmed = "confirmed"
+)
+
+const ourTable = "weft"
+
+// pieces keeps the fragments of the last time, so that what did not change
+// costs nothing: a fragment is made anew when its lease has another revision,
+// all are when the host changed.
+type pieces struct {
+	host  backend.Host // what they were made for; Facts don't count
+	base  []layers.Fragment
+	rules []layers.Fragment
+	peers map[string]piece // by lease ID
+}
+
+type piece struct {
+	revision int64
+	state    *dataplane.State
+	err      error
+}
+
+// renew forgets everything if the host is not what it was, and tells so.
+func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options) (bool, error) {
+	if p.base != nil && sameHost(p.host, h) {
+		return false, nil
+	}
+	base, err := b.Base(h)
+	if err != nil {
+		return false, err
+	}
+	firewall := dataplane.State{Chains: masq.Chains(rules), Sysctls: masq.Sysctls(rules.Networks)}
+	*p = pieces{
+		host:  h,
+		base:  []layers.Fragment{{ID: layerBase, State: &base}},
+		rules: []layers.Fragment{{ID: layerRules, State: &firewall}},
+		peers: map[string]piece{},
+	}
+	return true, nil
+}
+
+func sameHost(a, b backend.Host) bool {
+	return string(a.Config.Raw) == string(b.Config.Raw) &&
+		reflect.DeepEqual(a.Uplink, b.Uplink) &&
+		a.Lease.ID == b.Lease.ID && reflect.DeepEqual(a.Lease.Shares, b.Lease.Shares)
+}
+
+// forPeers gives the fragments of the admitted peers, seniors first, and those
+// that the backend can't make anything of.
+func (p *pieces) forPeers(b backend.Backend, admitted []subnet.Lease) ([]layers.Fragment, []subnet.Skipped) {
+	out := make([]layers.Fragment, 0, len(admitted))
+	var bad []subnet.Skipped
+	now := make(map[string]piece, len(admitted))
+	for _, l := range admitted {
+		got, ok := p.peers[l.ID]
+		if !ok || got.revision != l.Revision {
+			got = piece{revision: l.Revision}
+			var state dataplane.State
+			if state, got.err = b.Peer(p.host, l); got.err == nil {
+				got.state = &state
+			}
+		}
+		now[l.ID] = got
+		if got.err != nil {
+			bad = append(bad, skippedFor(l, got.err))
+			continue
+		}
+		out = append(out, layers.Fragment{ID: l.ID, State: got.state})
+	}
+	p.peers = now
+	return out, bad
+}
+
+func skippedFor(l subnet.Lease, err error) subnet.Skipped {
+	s := subnet.Skipped{ID: l.ID, Node: peerName(l), Field: "lease", Reason: err.Error()}
+	var field *backend.FieldError
+	if errors.As(err, &field) {
+		s.Field, s.Reason = field.Field, field.Reason
+	}
+	return s
+}
+
+func peerName(l subnet.Lease) string {
+	if l.Node != "" || len(l.Shares) == 0 {
+		return l.Node
+	}
+	return l.Shares[0].Public.String()
+}
+
+// domainOf is what is ours on this host.
+func domainOf(h backend.Host, base *dataplane.State) dataplane.Domain {
+	d := dataplane.Domain{Links: map[string]dataplane.Link{}, Tables: []string{ourTable}}
+	for name, l := range base.Links {
+		d.Links[name] = dataplane.Link{VNI: l.VNI, Port: l.Port}
+	}
+	for _, w := range h.Config.Networks {
+		d.Networks = append(d.Networks, w.Prefix)
+	}
+	return d
+}
+
+// apply turns what is known into layers. It needs a lease of ours.
+func (n *Node) apply() {
+	h := n.host()
+	if len(h.Config.Networks) == 0 || h.Lease.ID == "" || h.Uplink.Iface == "" {
+		return
+	}
+	b, err := n.backend(h.Config)
+	if err != nil {
+		n.waitFor("backend", err)
+		return
+	}
+	anew, err := n.pieces.renew(b, h, n.ruleOptions(h))
+	if err != nil {
+		n.waitFor("backend", err)
+		return
+	}
+	ok, no := subnet.Admit(h.Config, h.Lease, n.view.believed.Leases)
+	peers, bad := n.pieces.forPeers(b, ok)
+	no = append(no, bad...)
+	if anew {
+		n.refusedBase(n.loop.Set(layerBase, n.pieces.base))
+		n.refusedBase(n.loop.Set(layerRules, n.pieces.rules))
+		n.logHost(h, b)
+	}
+	refused := n.loop.Set(layerPeers, peers)
+	for _, r := range refused {
+		no = append(no, subnet.Skipped{ID: r.ID, Field: r.Entry, Reason: "is held already by " + r.Holder})
+	}
+	if n.view.confirmed {
+		n.loop.Set(layerConfirmed, nil)
+	}
+	if anew { // last, so that the first full round sees every layer
+		n.loop.Own(domainOf(h, n.pieces.base[0].State))
+	}
+	n.logSkipped(no)
+	n.updateStatus(func(s *Status) { s.fillPeers(h, b.MTU(h), len(peers)-len(refused), no) })
+}
+
+func (n *Node) backend(cfg subnet.Config) (backend.Backend, error) {
+	b, ok := n.opts.Backends[cfg.Backend]
+	if !ok {
+		return nil, fmt.Errorf("the network configuration asks for backend %q, which this weftd does not have; use \"vxlan\"",
+			cfg.Backend)
+	}
+	return b, nil
+}
+
+func (n *Node) ruleOptions(h backend.Host) masq.Options {
+	var subnets, networks []netip.Prefix
+	for _, s := range h.Lease.Shares {
+		subnets = append(subnets, s.Subnet)
+	}
+	for _, w := range h.Config.Networks {
+		networks = append(networks, w.Prefix)
+	}
+	return masq.Options{
+		Networks: networks, Subnets: subnets,
+		Masquerade: n.opts.Masquerade, Forward: n.opts.Forward, FullyRandom: n.opts.FullyRandom,
+	}
+}
+
+// refusedBase can't happen unless two layers of ours want one key: our bug.
+func (n *Node) refusedBase(refused []layers.Refused) {
+	for _, r := range refused {
+		n.opts.Log.WithFields(logrus.Fields{"layer": r.Layer, "entry": r.Entry, "holder": r.Holder}).
+			Error("two parts of weft want one entry; please report this")
+	}
+}
+
+func (n *Node) logSkipped(no []subnet.Skipped) {
+	for _, s := range no {
+		n.once("skipped "+s.String(), func(log logrus.FieldLogger) {
+			log.WithFields(logrus.Fields{"lease": s.ID, "peer": s.Node, "field": s.Field, "reason": s.Reason}).
+				Warn("a peer is left out")
+		})
+	}
+}
+
+func (n *Node) logHost(h backend.Host, b backend.Backend) {
+	n.opts.Log.WithFields(logrus.Fields{
+		"lease": h.Lease.ID, "backend": h.Config.Backend, "uplink": h.Uplink.Iface,
+		"local": h.Uplink.Local, "public": h.Uplink.Public, "mtu": b.MTU(h),
+	}).Info("node configured")
+}
+
+// baseKind tells whether an entry belongs to what serving pods needs, whoever
+// the peers are.
+func baseKind(k dataplane.Kind) bool {
+	switch k {
+	case dataplane.KindLink, dataplane.KindAddr, dataplane.KindChain, dataplane.KindSysctl:
+		return true
+	default:
+		return false
+	}
+}

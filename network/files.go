@@ -1,0 +1,165 @@
+package network
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/weftnet/weft/pkg/subnetenv"
+	"github.com/weftnet/weft/subnet"
+)
+
+// files are what outlives the process: our lease, so that we know it again
+// whatever became of our address, and the last snapshot, so that a start with
+// the store away serves at once. Each is one line of SHA-256 in hex over the
+// rest, and then JSON; it is replaced atomically.
+type files struct{ dir string }
+
+const (
+	leaseFile    = "lease.json"
+	snapshotFile = "snapshot.json"
+)
+
+// savedSnapshot keeps the configuration as it was written: it is parsed again.
+type savedSnapshot struct {
+	Epoch    string
+	Revision int64
+	Config   json.RawMessage
+	Leases   []subnet.Lease
+}
+
+func (f files) saveLease(l subnet.Lease) error { return f.save(leaseFile, l) }
+
+func (f files) saveSnapshot(s subnet.Snapshot) error {
+	return f.save(snapshotFile, savedSnapshot{s.Epoch, s.Revision, s.Config.Raw, s.Leases})
+}
+
+// load gives what was saved. What is absent is zero without an error.
+func (f files) load() (l subnet.Lease, s subnet.Snapshot, err error) {
+	if f.dir == "" {
+		return l, s, nil
+	}
+	errLease := f.read(leaseFile, &l)
+	var saved savedSnapshot
+	errSnap := f.read(snapshotFile, &saved)
+	if errSnap == nil && len(saved.Config) > 0 {
+		cfg, err := subnet.ParseConfig(saved.Config)
+		if err != nil {
+			errSnap = fmt.Errorf("read %s: %w", f.path(snapshotFile), err)
+		} else {
+			s = subnet.Snapshot{Epoch: saved.Epoch, Revision: saved.Revision, Config: cfg, Leases: saved.Leases}
+		}
+	}
+	return l, s, errors.Join(errLease, errSnap)
+}
+
+func (f files) path(name string) string { return filepath.Join(f.dir, name) }
+
+func (f files) save(name string, v any) error {
+	if f.dir == "" {
+		return nil
+	}
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", f.path(name), err)
+	}
+	sum := sha256.Sum256(body)
+	content := append([]byte(hex.EncodeToString(sum[:])+"\n"), body...)
+	if err := os.MkdirAll(f.dir, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	return replaceFile(f.path(name), content)
+}
+
+// replaceFile writes a whole file or leaves the old one.
+func replaceFile(path string, content []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".weft-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }() // gone already after the rename
+	_, err = tmp.Write(content)
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+func (f files) read(name string, v any) error {
+	content, err := os.ReadFile(f.path(name))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read saved state: %w", err)
+	}
+	head, body, ok := bytes.Cut(content, []byte("\n"))
+	sum := sha256.Sum256(body)
+	if !ok || string(head) != hex.EncodeToString(sum[:]) {
+		return fmt.Errorf("read saved state: %s is damaged (its checksum does not match) and is left out", f.path(name))
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("read saved state: %s: %w", f.path(name), err)
+	}
+	return nil
+}
+
+// restore begins with what the disk remembers. Nothing is deleted by it: the
+// store has not confirmed it yet.
+func (n *Node) restore() {
+	lease, snapshot, err := n.files.load()
+	if err != nil {
+		n.opts.Log.WithError(err).Warn("saved state is left out; the store will tell")
+	}
+	n.view.lease = lease
+	if lease.ID == "" || len(snapshot.Config.Networks) == 0 || !subnet.Compatible(snapshot.Config, lease) {
+		return
+	}
+	n.view.believed, n.view.changed = snapshot, true
+	n.opts.Health.Set(conditionLease, nil)
+	n.opts.Log.WithFields(logrus.Fields{"lease": lease.ID, "peers": max(len(snapshot.Leases)-1, 0)}).
+		Info("starting from the saved snapshot until the store answers")
+}
+
+// saver writes believed snapshots, not more often than every saveDelay.
+type saver struct {
+	files   files
+	log     logrus.FieldLogger
+	pending *subnet.Snapshot
+	last    time.Time
+	failed  bool
+}
+
+func (s *saver) note(snapshot subnet.Snapshot) { s.pending = &snapshot }
+
+func (s *saver) maybeSave() {
+	if s.pending != nil && time.Since(s.last) >= saveDelay {
+		s.flush()
+	}
+}
+
+func (s *saver) flush() {
+	if s.pending == nil {
+		return
+	}
+	err := s.files.saveSnapshot(*s.pending)
+	if err != nil && !s.failed {
+		s.log.WithError(err).Warn("the snapshot is not saved; a start without the store will not know the peers")
+	}
+	s.failed = err != nil
+	s.pending, s.last = nil, time.Now()
+}
+
+func readEnv(path string) (subnetenv.Env, error) { return subnetenv.Read(path) }

@@ -1,0 +1,364 @@
+// Package network joins the store, the backend and the loop into one node.
+//
+//	store.Watch ─→ Believe ─→ Admit ─→ Backend ─→ layers ─→ reconcile.Loop ─→ kernel
+//	       ▲                     ▲                                 │
+//	   lease keeper           uplink, own lease                  Rounds ─→ ready, subnet.env, sd_notify
+//
+// It owns the order in which a node comes up, what readiness means, the files
+// that outlive the process, and the local control socket. It decides nothing
+// about subnets, entries or rules: those are pure packages below it.
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/network/uplink"
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/reconcile"
+	"github.com/weftnet/weft/pkg/health"
+	"github.com/weftnet/weft/subnet"
+)
+
+// Options are the parts and the settings of a Node.
+type Options struct {
+	Store    subnet.Store
+	Kernel   dataplane.Kernel
+	Backends map[string]backend.Backend // by the type that a configuration names
+	Health   *health.State
+	Log      logrus.FieldLogger
+
+	Wish        uplink.Wish
+	Masquerade  bool // --ip-masq
+	Forward     bool // --iptables-forward-rules
+	FullyRandom bool
+	SubnetFile  string // subnet.env
+	StateDir    string // our lease and the last snapshot; "" keeps none
+	Socket      string // control socket; "" for none
+}
+
+// Node is one member of the overlay.
+type Node struct {
+	opts  Options
+	loop  *reconcile.Loop
+	files files
+	// random is this process's entropy for what a backend must invent.
+	random [16]byte
+
+	view   view
+	pieces pieces
+	seen   map[string]bool // what was logged once already
+
+	poke chan struct{} // a round ended: look at readiness and facts
+
+	started time.Time
+
+	mu     sync.Mutex
+	ledger ledger
+	status Status
+	ready  bool
+	said   map[string]bool // like seen, for the loop's goroutine
+}
+
+// view is what the node knows now. Only steer touches it.
+type view struct {
+	believed  subnet.Snapshot
+	doubted   time.Time // since when the store's word is not taken; zero: it is
+	kept      int       // leases that are kept against its word
+	confirmed bool      // the store itself has spoken since we started
+	facts     dataplane.Facts
+	uplink    backend.Uplink
+	lease     subnet.Lease // ours; zero while there is none
+	claimed   subnet.Claim // what the lease keeper was told last
+	changed   bool         // something above changed: apply it
+}
+
+// New makes a node; Run starts it.
+func New(opts Options) *Node {
+	n := &Node{
+		opts:  opts,
+		files: files{dir: opts.StateDir},
+		seen:  map[string]bool{},
+		said:  map[string]bool{},
+		poke:  make(chan struct{}, 1),
+	}
+	_, _ = rand.Read(n.random[:]) // never fails (crypto/rand, Go 1.24)
+	n.loop = reconcile.New(opts.Kernel, reconcile.Options{
+		Layers:  []string{layerBase, layerPeers, layerRules, layerConfirmed},
+		OnRound: n.onRound,
+	})
+	return n
+}
+
+// Run brings the node up and keeps it so until ctx ends. It returns nil then;
+// everything in the kernel stays as it is, so that packets keep flowing.
+func (n *Node) Run(ctx context.Context) error {
+	n.started = time.Now()
+	n.mu.Lock()
+	n.ledger.factsDue = true
+	n.mu.Unlock()
+	for _, c := range conditions {
+		n.opts.Health.Set(c, errors.New("not yet"))
+	}
+	snapshots := make(chan subnet.Snapshot)
+	claims := make(chan subnet.Claim)
+	leases := make(chan subnet.Lease)
+	k := keeper{store: n.opts.Store, log: n.opts.Log, wait: n.storeWait}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.loop.Run(ctx) })
+	g.Go(func() error { return n.watchStore(ctx, snapshots) })
+	g.Go(func() error { return k.run(ctx, claims, leases) })
+	g.Go(func() error { return n.steer(ctx, snapshots, claims, leases) })
+	if n.opts.Socket != "" {
+		g.Go(func() error { return n.serveControl(ctx) })
+	}
+	err := g.Wait()
+	n.notifyStopping()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// watchStore keeps the store's snapshots coming.
+func (n *Node) watchStore(ctx context.Context, to chan<- subnet.Snapshot) error {
+	for attempt := 0; ; attempt++ {
+		err := n.opts.Store.Watch(ctx, to)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		n.opts.Log.WithError(err).Warn("watching the store ended; trying again")
+		if !sleep(ctx, backoff(attempt)) {
+			return ctx.Err()
+		}
+	}
+}
+
+const (
+	doubtTick = time.Second     // how often a doubt is looked at again
+	saveDelay = 5 * time.Second // snapshots are saved at most this often
+)
+
+// steer is the one goroutine that decides.
+func (n *Node) steer(ctx context.Context, snapshots <-chan subnet.Snapshot,
+	claims chan<- subnet.Claim, leases <-chan subnet.Lease,
+) error {
+	tick := time.NewTimer(doubtTick)
+	defer tick.Stop()
+	var last *subnet.Snapshot // newest from the store, believed or not
+	saver := saver{files: n.files, log: n.opts.Log}
+	defer saver.flush()
+	n.restore()
+	for {
+		n.refreshFacts(ctx)
+		if n.view.changed {
+			n.view.changed = false
+			n.apply()
+		}
+		n.judgeReadiness()
+		saver.maybeSave()
+		claim, toClaim := n.nextClaim()
+		var offer chan<- subnet.Claim
+		if toClaim {
+			offer = claims
+		}
+		tick.Reset(n.nextTick(&saver))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case offer <- claim:
+			n.view.claimed = claim
+		case s := <-snapshots:
+			last = &s
+			n.hear(s)
+			saver.note(n.view.believed)
+		case l := <-leases:
+			n.adopt(l)
+		case <-n.poke:
+		case <-tick.C:
+			n.lookAgain()
+			if last != nil && !n.view.doubted.IsZero() {
+				n.hear(*last)
+			}
+		}
+	}
+}
+
+// lookAgain makes a node that can't serve pods try everything anew: what it
+// waits for may be there now.
+func (n *Node) lookAgain() {
+	if n.opts.Health.Ready() == nil {
+		return
+	}
+	n.view.changed = true
+	n.mu.Lock()
+	n.ledger.factsDue = true
+	n.mu.Unlock()
+}
+
+// nextTick is when steer has something to do by itself. An idle node that is
+// ready, believes its store and has saved its snapshot does nothing.
+func (n *Node) nextTick(s *saver) time.Duration {
+	switch {
+	case !n.view.doubted.IsZero() || n.opts.Health.Ready() != nil:
+		return doubtTick
+	case s.pending != nil:
+		return saveDelay
+	}
+	return time.Hour
+}
+
+// hear takes a snapshot from the store, as far as it is credible.
+func (n *Node) hear(s subnet.Snapshot) {
+	v := &n.view
+	age := time.Duration(0)
+	if !v.doubted.IsZero() {
+		age = time.Since(v.doubted)
+	}
+	believed, doubts := subnet.Believe(v.believed, s, age)
+	kept := 0
+	for _, d := range doubts {
+		kept = d.Kept
+		n.once("doubt "+d.Reason, func(log logrus.FieldLogger) {
+			log.WithFields(logrus.Fields{"reason": d.Reason, "kept": d.Kept, "for": d.Left.Round(time.Second).String()}).
+				Warn("the store's content is in doubt; peers that it no longer has stay until it is confirmed")
+		})
+	}
+	switch {
+	case len(doubts) == 0:
+		v.doubted = time.Time{}
+	case v.doubted.IsZero() || kept > v.kept:
+		v.doubted = time.Now()
+	}
+	v.kept = kept
+	n.logMalformed(s.Malformed)
+	n.configChange(&believed)
+	v.believed = believed
+	v.confirmed, v.changed = true, true
+	n.updateStatus(func(st *Status) { st.Store.fill(s, len(doubts) > 0) })
+}
+
+// configChange keeps the configuration that the node came up with: following
+// a new one needs a restart.
+func (n *Node) configChange(s *subnet.Snapshot) {
+	have := n.view.believed.Config
+	if len(have.Networks) == 0 || n.view.lease.ID == "" || string(have.Raw) == string(s.Config.Raw) {
+		for _, w := range s.Config.Warnings {
+			n.once("config "+w, func(log logrus.FieldLogger) { log.WithField("warning", w).Warn("network configuration") })
+		}
+		return
+	}
+	if len(s.Config.Networks) > 0 && n.view.confirmed {
+		n.once("config changed "+string(s.Config.Raw), func(log logrus.FieldLogger) {
+			log.Warn("the network configuration has changed; this node keeps the old one until weftd is restarted")
+		})
+		s.Config = have
+	}
+}
+
+// adopt takes the lease that the keeper got.
+func (n *Node) adopt(l subnet.Lease) {
+	n.view.lease, n.view.changed = l, true
+	if err := n.files.saveLease(l); err != nil {
+		n.opts.Log.WithError(err).Warn("our lease is not saved; after a reboot this node may get another subnet")
+	}
+}
+
+// refreshFacts reads the host and chooses the uplink.
+func (n *Node) refreshFacts(ctx context.Context) {
+	if len(n.view.believed.Config.Networks) == 0 {
+		n.waitFor("configuration", errors.New(`the store has no valid network configuration yet; `+
+			`write one: weftctl config set '{"Network":"10.42.0.0/16"}'`))
+		return
+	}
+	if !n.takeFactsDue() && n.view.uplink.Iface != "" {
+		return
+	}
+	facts, err := n.loop.Facts(ctx)
+	if err != nil {
+		n.waitFor("host", fmt.Errorf("read the host: %w", err))
+		return
+	}
+	up, err := uplink.Pick(facts, n.view.believed.Config, n.opts.Wish)
+	if err != nil {
+		n.waitFor("uplink", err)
+		return
+	}
+	n.view.changed = n.view.changed || !reflect.DeepEqual(up, n.view.uplink)
+	n.view.facts, n.view.uplink = facts, up
+	n.opts.Health.Set(conditionUplink, nil)
+}
+
+func (n *Node) takeFactsDue() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	due := n.ledger.factsDue
+	n.ledger.factsDue = false
+	return due
+}
+
+// waitFor records what the node waits for, and logs it once until it changes.
+func (n *Node) waitFor(what string, err error) {
+	n.opts.Health.Set(conditionUplink, err)
+	n.once(what+err.Error(), func(log logrus.FieldLogger) {
+		log.WithError(err).WithField("for", what).Warn("waiting")
+	})
+}
+
+// once logs something the first time that it is so.
+func (n *Node) once(key string, f func(logrus.FieldLogger)) {
+	if !n.seen[key] {
+		n.seen[key] = true
+		f(n.opts.Log)
+	}
+}
+
+// storeWait is told by the lease keeper why there is no lease yet.
+func (n *Node) storeWait(err error) { n.opts.Health.Set(conditionLease, err) }
+
+// host is what a backend decides over.
+func (n *Node) host() backend.Host {
+	return backend.Host{
+		Config: n.view.believed.Config,
+		Uplink: n.view.uplink,
+		Facts:  n.view.facts,
+		Lease:  n.view.lease,
+		Random: n.random,
+	}
+}
+
+func (n *Node) logMalformed(bad []subnet.Skipped) {
+	for _, b := range bad {
+		n.once("malformed "+b.String(), func(log logrus.FieldLogger) {
+			log.WithFields(logrus.Fields{"key": b.ID, "field": b.Field, "reason": b.Reason}).
+				Warn("a key in the store can't be read and is left out; mend it or delete it")
+		})
+	}
+}
+
+// previous is what subnet.env says that this node had.
+func (n *Node) previous() []netip.Prefix {
+	env, err := readEnv(n.opts.SubnetFile)
+	switch {
+	case err == nil:
+		return env.Subnets
+	case !errors.Is(err, os.ErrNotExist):
+		n.once("subnet.env "+err.Error(), func(log logrus.FieldLogger) {
+			log.WithError(err).WithField("file", n.opts.SubnetFile).
+				Warn("the old subnet file is damaged and is left out; it is written anew when this node is ready")
+		})
+	}
+	return nil
+}

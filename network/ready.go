@@ -1,0 +1,214 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/sirupsen/logrus"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/reconcile"
+	"github.com/weftnet/weft/pkg/subnetenv"
+)
+
+// The conditions of readiness: this node can serve pods now. A peer that is
+// left out, or a store that is away, is none of them.
+const (
+	conditionUplink    = "uplink"      // configuration, interface and addresses are known
+	conditionLease     = "lease"       // a subnet is ours
+	conditionDataplane = "dataplane"   // device, addresses and rules stand, first snapshot programmed
+	conditionFile      = "subnet file" // subnet.env is there for the CNI plugin
+)
+
+var conditions = []string{conditionUplink, conditionLease, conditionDataplane, conditionFile}
+
+// ledger is what the rounds of the loop add up to. Guarded by Node.mu.
+type ledger struct {
+	programmed bool              // a full round after the layers were set left nothing
+	broken     map[string]string // base entries that are not as wanted, and why
+	factsDue   bool
+	last       reconcile.Round
+	rounds     int
+	ops        int
+}
+
+// onRound takes the loop's report. It must not block.
+func (n *Node) onRound(r reconcile.Round) {
+	n.mu.Lock()
+	n.ledger.add(r)
+	n.mu.Unlock()
+	n.logRound(r)
+	select {
+	case n.poke <- struct{}{}:
+	default:
+	}
+}
+
+func (l *ledger) add(r reconcile.Round) {
+	l.last = r
+	l.rounds++
+	l.ops += len(r.Applied.Ops)
+	if l.broken == nil || r.Full {
+		l.broken = map[string]string{}
+		l.factsDue = true
+	}
+	if r.Err != nil {
+		l.broken["kernel"] = r.Err.Error()
+		return
+	}
+	delete(l.broken, "kernel")
+	for _, op := range r.Applied.Ops {
+		delete(l.broken, op.Entry())
+	}
+	failed := map[string]string{}
+	for _, f := range r.Failed {
+		failed[f.Op.Entry()] = f.Err.Error()
+	}
+	for _, op := range r.Left.Ops {
+		if baseKind(op.Kind) {
+			reason := failed[op.Entry()]
+			if reason == "" {
+				reason = "is not as wanted: " + op.String()
+			}
+			l.broken[op.Entry()] = reason
+		}
+	}
+	for _, op := range r.Left.Conflicts {
+		if baseKind(op.Kind) {
+			l.broken[op.Entry()] = conflictText(op)
+		}
+	}
+	l.programmed = l.programmed || r.Full
+}
+
+func conflictText(op dataplane.Op) string {
+	if op.Kind == dataplane.KindLink {
+		return fmt.Sprintf("a foreign device has this name; remove or rename it: ip link delete %v", op.Key)
+	}
+	return "something that is not weft's stands there; remove it, or keep it off weft's networks"
+}
+
+// err is why the data plane can't serve pods, or nil.
+func (l *ledger) err() error {
+	if !l.programmed {
+		return errors.New("the kernel is not programmed yet")
+	}
+	var reasons []string
+	for entry, why := range l.broken {
+		reasons = append(reasons, entry+": "+why)
+	}
+	if len(reasons) == 0 {
+		return nil
+	}
+	slices.Sort(reasons)
+	return errors.New(strings.Join(reasons, "; "))
+}
+
+// judgeReadiness brings the conditions up to date, and hands the node over to
+// the CNI plugin and to systemd when it can serve pods.
+func (n *Node) judgeReadiness() {
+	configured := n.pieces.base != nil
+	n.mu.Lock()
+	dataErr := n.ledger.err()
+	n.mu.Unlock()
+	if !configured {
+		dataErr = errors.New("nothing to program yet")
+	}
+	n.opts.Health.Set(conditionDataplane, dataErr)
+	if dataErr == nil && n.view.lease.ID != "" {
+		err := subnetenv.Write(n.opts.SubnetFile, n.env())
+		n.opts.Health.Set(conditionFile, err)
+		if err != nil {
+			n.once("subnet file "+err.Error(), func(log logrus.FieldLogger) {
+				log.WithError(err).Error("the CNI plugin gets no subnet file; free or remount the file system, weftd tries again")
+			})
+		}
+	}
+	n.announceReadiness(n.opts.Health.Ready())
+}
+
+// env is what the CNI plugin is told.
+func (n *Node) env() subnetenv.Env {
+	h := n.pieces.host
+	env := subnetenv.Env{IPMasq: n.opts.Masquerade}
+	for _, w := range h.Config.Networks {
+		env.Networks = append(env.Networks, w.Prefix)
+	}
+	for _, s := range h.Lease.Shares {
+		env.Subnets = append(env.Subnets, s.Subnet)
+	}
+	if b, err := n.backend(h.Config); err == nil {
+		env.MTU = b.MTU(h)
+	}
+	return env
+}
+
+// announceReadiness tells changes to the log and to systemd (sd_notify(3)).
+func (n *Node) announceReadiness(notReady error) {
+	was := n.setReady(notReady == nil)
+	switch {
+	case notReady == nil && !was:
+		n.opts.Log.WithField("after", time.Since(n.started).Round(time.Millisecond).String()).Info("ready: pods can be served")
+		n.notify(daemon.SdNotifyReady + "\nSTATUS=serving pods")
+	case notReady != nil && was:
+		n.opts.Log.WithError(notReady).Warn("not ready: pods can't be served")
+		n.notify("STATUS=not ready: " + strings.ReplaceAll(notReady.Error(), "\n", "; "))
+	}
+}
+
+func (n *Node) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		n.once("notify "+err.Error(), func(log logrus.FieldLogger) { log.WithError(err).Warn("systemd was not told") })
+	}
+}
+
+func (n *Node) notifyStopping() { n.notify(daemon.SdNotifyStopping) }
+
+// logRound says what an operator must know about a round: what was mended or
+// went wrong. Each op is for debugging.
+func (n *Node) logRound(r reconcile.Round) {
+	log := n.opts.Log
+	if r.Err != nil {
+		log.WithError(r.Err).Warn("reading the kernel failed; trying again")
+		return
+	}
+	for _, op := range r.Applied.Ops {
+		log.WithField("op", op.String()).Debug("applied")
+	}
+	if len(r.Applied.Ops) > 0 {
+		log.WithFields(logrus.Fields{
+			"ops": len(r.Applied.Ops), "left": len(r.Left.Ops), "took": r.Took.Round(time.Microsecond).String(),
+		}).Info("kernel programmed")
+	}
+	for i, f := range r.Failed {
+		if i == maxLogged {
+			log.WithField("more", len(r.Failed)-i).Warn("further entries were refused; see weftctl plan")
+			break
+		}
+		log.WithError(f.Err).WithField("op", f.Op.String()).Warn("the kernel refused an entry")
+	}
+	for i, op := range r.Left.Conflicts {
+		if i == maxLogged {
+			break
+		}
+		n.conflictOnce(op)
+	}
+}
+
+const maxLogged = 5 // failures of one round that are logged one by one
+
+func (n *Node) conflictOnce(op dataplane.Op) {
+	key := "conflict " + op.Entry()
+	n.mu.Lock()
+	said := n.said[key]
+	n.said[key] = true
+	n.mu.Unlock()
+	if !said {
+		n.opts.Log.WithFields(logrus.Fields{"entry": op.Entry(), "next": conflictText(op)}).
+			Error("an entry that weft needs is taken; it is left alone")
+	}
+}

@@ -1,0 +1,258 @@
+package uplink_test
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/network/uplink"
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/subnet"
+)
+
+func config(networks ...string) (cfg subnet.Config) {
+	for _, n := range networks {
+		cfg.Networks = append(cfg.Networks, subnet.Network{Prefix: netip.MustParsePrefix(n)})
+	}
+	return cfg
+}
+
+func addrs(list ...string) (out []netip.Addr) {
+	for _, s := range list {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
+}
+
+func iface(mtu int, prefixes ...string) dataplane.Iface {
+	i := dataplane.Iface{Index: 2, MTU: mtu, Up: true}
+	for _, p := range prefixes {
+		i.Addrs = append(i.Addrs, netip.MustParsePrefix(p))
+	}
+	return i
+}
+
+func tunnel(prefixes ...string) dataplane.Iface {
+	i := iface(1450, prefixes...)
+	i.VXLAN = &dataplane.Link{VNI: 1, Port: 8472}
+	return i
+}
+
+// via is a default route.
+func via(link string, metric int, family string) dataplane.Facts {
+	key := dataplane.RouteKey{Prefix: netip.MustParsePrefix(family), Metric: metric}
+	return dataplane.Facts{Defaults: map[dataplane.RouteKey]dataplane.Route{key: {Link: link}}}
+}
+
+const all4, all6 = "0.0.0.0/0", "::/0"
+
+// facts is a host with these default routes: two NICs, a pod bridge, our own
+// tunnel, a foreign one, one with nothing, one without an MTU.
+func facts(routes ...dataplane.Facts) dataplane.Facts {
+	f := dataplane.Facts{
+		Ifaces: map[string]dataplane.Iface{
+			"lo":        iface(65536, "127.0.0.1/8", "::1/128", "203.0.113.99/32"),
+			"eth0":      iface(1500, "192.168.77.1/24", "192.168.77.101/24", "fd77::1/64", "fd77::101/64", "fe80::1/64"),
+			"eth1":      iface(9000, "172.16.0.1/16", "fd88::1/64"),
+			"cni0":      iface(1450, "10.42.1.1/24"),
+			"flannel.1": tunnel("10.42.1.0/32"),
+			"vx9":       tunnel("172.30.0.1/24"),
+			"bare":      iface(1500, "fe80::2/64"),
+			"odd":       iface(0, "172.20.0.1/16"),
+		},
+		Defaults: map[dataplane.RouteKey]dataplane.Route{},
+	}
+	for _, r := range routes {
+		maps.Copy(f.Defaults, r.Defaults)
+	}
+	return f
+}
+
+const there = "bare (fe80::2), cni0 (10.42.1.1), eth0 (192.168.77.1 192.168.77.101 fd77::1 fd77::101 fe80::1), " +
+	"eth1 (172.16.0.1 fd88::1), odd (172.20.0.1), vx9 (172.30.0.1)"
+
+type pickCase struct {
+	facts dataplane.Facts
+	cfg   subnet.Config
+	wish  uplink.Wish
+	want  backend.Uplink
+	err   string
+}
+
+func up(name string, mtu int, local, public []netip.Addr) backend.Uplink {
+	return backend.Uplink{Iface: name, MTU: mtu, Local: local, Public: public}
+}
+
+func plain(name string, mtu int, local ...string) backend.Uplink {
+	return up(name, mtu, addrs(local...), addrs(local...))
+}
+
+func byDefaultRoute() map[string]pickCase {
+	four, six, dual := config("10.42.0.0/16"), config("fd00:42::/48"), config("10.42.0.0/16", "fd00:42::/48")
+	return map[string]pickCase{
+		"the best metric": {
+			facts: facts(via("eth1", 100, all4), via("eth0", 50, all4)), cfg: four, want: plain("eth0", 1500, "192.168.77.1"),
+		},
+		"IPv6": {
+			facts: facts(via("eth0", 0, all4), via("eth1", 1024, all6)), cfg: six, want: plain("eth1", 9000, "fd88::1"),
+		},
+		"dual stack": {
+			facts: facts(via("eth0", 0, all4), via("eth0", 1024, all6)), cfg: dual,
+			want: plain("eth0", 1500, "192.168.77.1", "fd77::1"),
+		},
+		"dual stack, default route for one family only": {
+			facts: facts(via("eth1", 1024, all6)), cfg: dual, want: plain("eth1", 9000, "172.16.0.1", "fd88::1"),
+		},
+		"never our own tunnel, nor loopback": {
+			facts: facts(via("flannel.1", 0, all4), via("lo", 1, all4), via("eth1", 7, all4)), cfg: four,
+			want: plain("eth1", 9000, "172.16.0.1"),
+		},
+		"a foreign tunnel is an interface like others": {
+			facts: facts(via("vx9", 0, all4)), cfg: four, want: plain("vx9", 1450, "172.30.0.1"),
+		},
+		"a route by an interface that is gone": {
+			facts: facts(via("ppp0", 0, all4), via("eth0", 9, all4)), cfg: four, want: plain("eth0", 1500, "192.168.77.1"),
+		},
+		"families by two interfaces": {
+			facts: facts(via("eth0", 0, all4), via("eth1", 1024, all6)), cfg: dual,
+			err: "the default route of IPv4 is by eth0, that of IPv6 by eth1, and the tunnel needs one for both: " +
+				"choose one with --iface",
+		},
+		"no default route": {
+			facts: facts(), cfg: four,
+			err: "no default route to tell the interface by: choose one with --iface; there is " + there,
+		},
+		"no address of a family": {
+			facts: facts(via("vx9", 0, all4)), cfg: dual,
+			err: "interface vx9 has no IPv6 address: give it one, or choose another interface with --iface",
+		},
+		"only a link-local address": {
+			facts: facts(via("bare", 1024, all6)), cfg: six,
+			err: "interface bare has no IPv6 address that peers could use (fe80::2 is link-local or inside of the " +
+				"cluster network): give it one, or choose another interface with --iface",
+		},
+		"no MTU": {
+			facts: facts(via("odd", 0, all4)), cfg: four, err: "interface odd has no MTU: choose another one with --iface",
+		},
+		"no network": {
+			facts: facts(), err: "no uplink can be chosen: the network configuration has no network",
+		},
+		"no interface at all": {
+			cfg: four, err: "no default route to tell the interface by: choose one with --iface; there is none",
+		},
+	}
+}
+
+func byWish() map[string]pickCase {
+	four, dual := config("10.42.0.0/16"), config("10.42.0.0/16", "fd00:42::/48")
+	route := facts(via("eth0", 0, all4))
+	ifaces := func(names ...string) uplink.Wish { return uplink.Wish{Ifaces: names} }
+	return map[string]pickCase{
+		"by name, against the default route": {
+			facts: route, cfg: four, wish: ifaces("eth1"), want: plain("eth1", 9000, "172.16.0.1"),
+		},
+		"the first that exists": {
+			facts: route, cfg: four, wish: ifaces("eth7", "192.0.2.1", "eth1", "eth0"), want: plain("eth1", 9000, "172.16.0.1"),
+		},
+		"by address, which is then the tunnel's": {
+			facts: route, cfg: four, wish: ifaces("192.168.77.101"), want: plain("eth0", 1500, "192.168.77.101"),
+		},
+		"by the address of one family, in dual stack": {
+			facts: route, cfg: dual, wish: ifaces("fd77::101"), want: plain("eth0", 1500, "192.168.77.1", "fd77::101"),
+		},
+		"our own tunnel and loopback don't count": {
+			facts: route, cfg: four, wish: ifaces("flannel.1", "lo", "127.0.0.1", "nic"),
+			err: "no interface to use: flannel.1 is the tunnel itself, lo is the loopback interface, " +
+				"127.0.0.1 is the loopback interface, nic is not on this host; there is " + there,
+		},
+		"an address inside of the cluster does not count": {
+			facts: route, cfg: four, wish: ifaces("cni0"),
+			err: "interface cni0 has no IPv4 address that peers could use (10.42.1.1 is link-local or inside of the " +
+				"cluster network): give it one, or choose another interface with --iface",
+		},
+	}
+}
+
+func byPublic() map[string]pickCase {
+	four, dual := config("10.42.0.0/16"), config("10.42.0.0/16", "fd00:42::/48")
+	route := facts(via("eth0", 0, all4))
+	public := func(list ...string) uplink.Wish { return uplink.Wish{Public: addrs(list...)} }
+	return map[string]pickCase{
+		"a local one picks its interface": {
+			facts: route, cfg: four, wish: public("172.16.0.1"), want: plain("eth1", 9000, "172.16.0.1"),
+		},
+		"a local one is the tunnel's address": {
+			facts: route, cfg: four, wish: public("192.168.77.101"), want: plain("eth0", 1500, "192.168.77.101"),
+		},
+		"a local one of the second family": {
+			facts: route, cfg: dual, wish: public("fd88::1"), want: plain("eth1", 9000, "172.16.0.1", "fd88::1"),
+		},
+		"one local, one behind NAT": {
+			facts: route, cfg: dual, wish: public("203.0.113.5", "fd88::1"),
+			want: up("eth1", 9000, addrs("172.16.0.1", "fd88::1"), addrs("203.0.113.5", "fd88::1")),
+		},
+		"of a family that the cluster lacks": {
+			facts: route, cfg: four, wish: public("fd88::1"), want: plain("eth0", 1500, "192.168.77.1"),
+		},
+		"behind NAT, with an interface": {
+			facts: route, cfg: dual, wish: uplink.Wish{Ifaces: []string{"eth0"}, Public: addrs("203.0.113.5")},
+			want: up("eth0", 1500, addrs("192.168.77.1", "fd77::1"), addrs("203.0.113.5", "fd77::1")),
+		},
+		"on the interface that was named by another address": {
+			facts: route, cfg: four,
+			wish: uplink.Wish{Ifaces: []string{"192.168.77.1"}, Public: addrs("192.168.77.101")},
+			want: plain("eth0", 1500, "192.168.77.101"),
+		},
+		"on another interface than the one that was named": {
+			facts: route, cfg: four, wish: uplink.Wish{Ifaces: []string{"eth0"}, Public: addrs("172.16.0.1")},
+			want: up("eth0", 1500, addrs("192.168.77.1"), addrs("172.16.0.1")),
+		},
+		"not local, and no interface": {
+			facts: route, cfg: four, wish: public("203.0.113.5"),
+			err: "public address 203.0.113.5 is on no interface that can carry the tunnel: choose one with --iface; " +
+				"there is " + there,
+		},
+		"local on loopback only": {
+			facts: route, cfg: four, wish: public("203.0.113.99"),
+			err: "public address 203.0.113.99 is on no interface that can carry the tunnel: choose one with --iface; " +
+				"there is " + there,
+		},
+		"on two interfaces": {
+			facts: route, cfg: dual, wish: public("192.168.77.1", "fd88::1"),
+			err: "the public addresses 192.168.77.1 fd88::1 are on two interfaces, eth0 and eth1: choose one with --iface",
+		},
+		"not to be announced": {
+			facts: route, cfg: four, wish: uplink.Wish{Ifaces: []string{"eth0"}, Public: addrs("10.42.1.1")},
+			err: "public address 10.42.1.1 can't be announced: no peer would accept it; " +
+				"it must be unicast, and not link-local, loopback or inside of the cluster network",
+		},
+	}
+}
+
+func TestPick(t *testing.T) {
+	for group, cases := range map[string]map[string]pickCase{
+		"default route": byDefaultRoute(), "wish": byWish(), "public": byPublic(),
+	} {
+		for _, name := range slices.Sorted(maps.Keys(cases)) {
+			c := cases[name]
+			t.Run(group+"/"+name, func(t *testing.T) {
+				have, err := uplink.Pick(c.facts, c.cfg, c.wish)
+				text := ""
+				if err != nil {
+					text = err.Error()
+				}
+				if d := cmp.Diff(c.err, text); d != "" {
+					t.Errorf("error (-want +have):\n%s", d)
+				}
+				if d := cmp.Diff(c.want, have, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+					t.Errorf("uplink (-want +have):\n%s", d)
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,345 @@
+// Package e2e runs the real binaries on real nodes: network namespaces with
+// their own devices, routes and firewall, joined by a bridge. It needs root.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/pkg/topology"
+)
+
+// bin is where TestMain builds the binaries.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(build(m))
+}
+
+func build(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "e2e: these tests make network namespaces with names; run them as root")
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "weft-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	bin = dir
+	for pkg, module := range map[string]string{"./cmd/...": "../..", "go.etcd.io/etcd/etcdctl/v3": "../../tools"} {
+		cmd := exec.Command("go", "build", "-o", dir+"/", pkg)
+		cmd.Dir = module
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build %s: %v\n%s", pkg, err, out)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+var (
+	underlay4 = netip.MustParsePrefix("192.168.77.0/24")
+	underlay6 = netip.MustParsePrefix("fd77::/64")
+)
+
+// cluster is a topology and what it needs to start daemons on it.
+type cluster struct {
+	*topology.Topology
+	t *testing.T
+}
+
+func newCluster(t *testing.T, nodes int, underlay ...netip.Prefix) *cluster {
+	t.Helper()
+	name := "e2e-" + strings.ToLower(strings.Map(letter, t.Name())) + "-t"
+	dir := t.TempDir()
+	if err := topology.Clean(name, dir); err != nil {
+		t.Fatal(err)
+	}
+	top, err := topology.New(topology.Options{Name: name, Dir: dir, Nodes: nodes, Underlay: underlay})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := top.Down(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &cluster{top, t}
+}
+
+func letter(r rune) rune {
+	switch {
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z':
+		return r
+	case r >= '0' && r <= '9':
+		return r
+	default:
+		return '-'
+	}
+}
+
+// daemon is a weftd on one node.
+type daemon struct {
+	t    *testing.T
+	node *topology.Node
+	args []string
+	proc *topology.Process
+}
+
+// etcdURL is where node 1 serves the store.
+func (c *cluster) etcdURL() string {
+	return "http://" + netip.AddrPortFrom(c.Nodes[0].Addrs[0], 2379).String()
+}
+
+// storeArgs make a daemon the store; config is "--network=…" and the like.
+func (c *cluster) storeArgs(config ...string) []string {
+	return append([]string{
+		"--embedded-etcd", "--embedded-etcd-insecure", "--embedded-etcd-listen", c.etcdURL(),
+		"--embedded-etcd-data", filepath.Join(c.Nodes[0].Dir, "etcd"),
+	}, config...)
+}
+
+// daemon prepares a weftd for a node; start starts it. The first argument list
+// that is given wins over the usual flags.
+func (c *cluster) daemon(i int, extra ...string) *daemon {
+	n := c.Nodes[i]
+	args := []string{
+		"--etcd-endpoints", c.etcdURL(), "--iface", topology.Eth0, "--ip-masq",
+		"--subnet-file", n.SubnetFile(), "--state-dir", filepath.Join(n.Dir, "state"),
+		"--socket", filepath.Join(n.Dir, "weftd.sock"), "--healthz-ip", "127.0.0.1", "--healthz-port", "10248",
+	}
+	return &daemon{t: c.t, node: n, args: append(args, extra...)}
+}
+
+func (d *daemon) log() string { return filepath.Join(d.node.Dir, "weftd.log") }
+
+func (d *daemon) start() *daemon {
+	d.t.Helper()
+	out, err := os.OpenFile(d.log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer func() { _ = out.Close() }()
+	cmd := exec.Command(filepath.Join(bin, "weftd"), d.args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if d.proc, err = d.node.Start(cmd); err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() {
+		d.kill()
+		if d.t.Failed() {
+			text, _ := os.ReadFile(d.log())
+			d.t.Logf("log of %s:\n%s", d.node.Name, text)
+		}
+	})
+	return d
+}
+
+// kill ends the daemon as kill -9 does.
+func (d *daemon) kill() {
+	_ = d.proc.Signal(syscall.SIGKILL)
+	<-d.proc.Done()
+}
+
+// stop ends it in peace.
+func (d *daemon) stop() {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), 20*time.Second)
+	defer cancel()
+	if err := d.proc.Stop(ctx); err != nil {
+		d.t.Fatalf("stop %s: %v", d.node.Name, err)
+	}
+}
+
+// status asks the daemon's control socket.
+func (d *daemon) status() (s network.Status, err error) {
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var dialer net.Dialer
+			return dialer.DialContext(ctx, "unix", filepath.Join(d.node.Dir, "weftd.sock"))
+		},
+	}, Timeout: 5 * time.Second}
+	reply, err := client.Get("http://weftd/v1/status")
+	if err != nil {
+		return s, err
+	}
+	defer func() { _ = reply.Body.Close() }()
+	return s, json.NewDecoder(reply.Body).Decode(&s)
+}
+
+// awaitReady waits until the daemon is ready and has so many peers.
+func (d *daemon) awaitReady(peers int) network.Status {
+	d.t.Helper()
+	var s network.Status
+	eventually(d.t, 30*time.Second, func() (err error) {
+		if s, err = d.status(); err != nil {
+			return err
+		}
+		if !s.Ready || s.Peers != peers {
+			return fmt.Errorf("%s: ready %v %v, %d of %d peers", d.node.Name, s.Ready, s.Reasons, s.Peers, peers)
+		}
+		return nil
+	})
+	return s
+}
+
+// awaitLog waits for a line in the daemon's log.
+func (d *daemon) awaitLog(words ...string) {
+	d.t.Helper()
+	eventually(d.t, 20*time.Second, func() error {
+		text, err := os.ReadFile(d.log())
+		if err != nil {
+			return err
+		}
+	line:
+		for line := range strings.Lines(string(text)) {
+			for _, w := range words {
+				if !strings.Contains(line, w) {
+					continue line
+				}
+			}
+			return nil
+		}
+		return fmt.Errorf("no line with all of %q", words)
+	})
+}
+
+// output runs a command in a namespace and gives what it prints.
+func output(t *testing.T, ns *topology.Namespace, path string, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	p, err := ns.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(30 * time.Second):
+		_ = p.Signal(syscall.SIGKILL)
+		<-p.Done()
+	}
+	return out.String(), p.Err()
+}
+
+// etcdctl runs the real one against the cluster's store.
+func (c *cluster) etcdctl(args ...string) string {
+	c.t.Helper()
+	out, err := output(c.t, &c.Nodes[0].Namespace, filepath.Join(bin, "etcdctl"),
+		append([]string{"--endpoints", c.etcdURL()}, args...)...)
+	if err != nil {
+		c.t.Fatalf("etcdctl %v: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+// eventually polls until f gives nil.
+func eventually(t *testing.T, limit time.Duration, f func() error) {
+	t.Helper()
+	deadline := time.After(limit)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within %s: %v", limit, err)
+		}
+	}
+}
+
+// pods attaches pods a and b on every node and serves a page in each.
+func (c *cluster) pods() []*topology.Pod {
+	c.t.Helper()
+	var pods []*topology.Pod
+	for _, n := range c.Nodes {
+		for _, name := range []string{"a", "b"} {
+			pod, err := n.AddPod(c.t.Context(), filepath.Join(bin, "weft"), name)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			c.serve(&pod.Namespace)
+			pods = append(pods, pod)
+		}
+	}
+	return pods
+}
+
+const pagePort = 8080
+
+// serve serves pages on all addresses of a namespace until the test ends.
+func (c *cluster) serve(ns *topology.Namespace) {
+	c.t.Helper()
+	var listeners []net.Listener
+	for _, a := range ns.Addrs {
+		l, err := ns.Listen(netip.AddrPortFrom(a, pagePort))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		listeners = append(listeners, l)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- topology.ServePages(ctx, ns.Name, listeners...) }()
+	c.t.Cleanup(func() {
+		cancel()
+		if err := <-served; !errors.Is(err, context.Canceled) {
+			c.t.Error(err)
+		}
+	})
+}
+
+// mesh checks that every pod reaches every other with packets of the full MTU,
+// and that the other sees the pod's own address.
+func (c *cluster) mesh(pods []*topology.Pod, mtu int) {
+	c.t.Helper()
+	for _, from := range pods {
+		for _, to := range pods {
+			if from != to {
+				c.pair(from, to, mtu)
+			}
+		}
+	}
+}
+
+func (c *cluster) pair(from, to *topology.Pod, mtu int) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	for i, addr := range to.Addrs {
+		if _, err := from.Ping(ctx, topology.Ping{To: addr, Size: mtu}); err != nil {
+			c.t.Error(err)
+		}
+		page, err := from.Fetch(ctx, netip.AddrPortFrom(addr, pagePort))
+		if err != nil {
+			c.t.Error(err)
+			continue
+		}
+		if page.Client != from.Addrs[i] {
+			c.t.Errorf("%s sees %s as %s, want its own address %s", to.Name, from.Name, page.Client, from.Addrs[i])
+		}
+	}
+}
