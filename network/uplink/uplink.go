@@ -2,7 +2,7 @@
 // addresses are the tunnel's.
 //
 // It owns that choice alone, made from facts. It refuses to change anything
-// about the interface, and to guess between two that are equally good reasons:
+// about an interface, and to guess where two are equally good:
 // then it says how to choose.
 package uplink
 
