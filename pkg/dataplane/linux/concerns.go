@@ -1,0 +1,324 @@
+package linux
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+	"github.com/weftnet/weft/pkg/mac"
+)
+
+// This file decides which notification concerns us, and what it makes dirty.
+// The zero Scope means: not our matter, or our own doing.
+
+func (m *memory) routeChange(msg syscall.NetlinkMessage) dataplane.Scope {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	own := m.ports[msg.Header.Pid]
+	switch msg.Header.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		return m.linkChange(msg.Data, msg.Header.Type == unix.RTM_DELLINK, own)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		if own {
+			return dataplane.Scope{}
+		}
+		return m.addrChange(msg.Data, msg.Header.Type == unix.RTM_DELADDR)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		if own {
+			return dataplane.Scope{}
+		}
+		return m.neighChange(msg.Data, msg.Header.Type == unix.RTM_DELNEIGH)
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		if own {
+			return dataplane.Scope{}
+		}
+		return m.tableChange(msg.Data)
+	case unix.RTM_NEWNETCONF:
+		return m.confChange(msg.Data)
+	}
+	return dataplane.Scope{}
+}
+
+func linkScope(names ...string) dataplane.Scope {
+	s := dataplane.Scope{Keys: dataplane.State{Links: map[string]dataplane.Link{}}}
+	for _, name := range names {
+		s.Keys.Links[name] = dataplane.Link{}
+	}
+	return s
+}
+
+func (m *memory) linkChange(b []byte, deleted, own bool) dataplane.Scope {
+	if len(b) < unix.SizeofIfInfomsg || b[0] != unix.AF_UNSPEC {
+		return dataplane.Scope{}
+	}
+	index := int(int32(binary.NativeEndian.Uint32(b[4:])))
+	name, ours := m.devices[index]
+	parent, isParent := m.under[index]
+	if !ours && !isParent && !m.mayBeOurs(b) {
+		return dataplane.Scope{}
+	}
+	l, ok := parseLink(b)
+	if !ok {
+		return dataplane.Scope{}
+	}
+	switch {
+	case isParent:
+		return m.parentChange(parent, l, deleted)
+	case deleted:
+		delete(m.devices, index)
+		if !ours {
+			name = l.name // a foreign device gives our name free
+		}
+		delete(m.links, name)
+	case ours, m.adopt(l, &name):
+		v := l.value(m.under[l.vxlan.parentOrNone()].name)
+		if l.name != name {
+			v.Actual = l.name
+		}
+		if v == m.links[name] {
+			return dataplane.Scope{}
+		}
+		m.links[name] = v
+	default:
+		name = l.name // a foreign device takes our name
+	}
+	if own {
+		return dataplane.Scope{}
+	}
+	return linkScope(name)
+}
+
+func (v *vxlan) parentOrNone() int {
+	if v == nil {
+		return 0
+	}
+	return v.parent
+}
+
+// mayBeOurs looks at name and kind only: interfaces come and go with pods.
+func (m *memory) mayBeOurs(b []byte) bool {
+	for a := range attrs(b[unix.SizeofIfInfomsg:]) {
+		switch a.kind {
+		case unix.IFLA_IFNAME:
+			if _, wanted := m.domain.Links[a.text()]; wanted {
+				return true
+			}
+		case unix.IFLA_LINKINFO:
+			for info := range attrs(a.value) {
+				if info.kind == unix.IFLA_INFO_KIND && info.text() == kindVXLAN {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// adopt recognises a new device by its identity.
+func (m *memory) adopt(l link, name *string) bool {
+	for wanted, identity := range m.domain.Links {
+		taken := false
+		for _, have := range m.devices {
+			taken = taken || have == wanted
+		}
+		if !taken && l.is(identity) {
+			*name = wanted
+			m.devices[l.index] = wanted
+			return true
+		}
+	}
+	return false
+}
+
+// parentChange makes the devices on an underlay interface dirty.
+func (m *memory) parentChange(was underlay, l link, deleted bool) dataplane.Scope {
+	if deleted {
+		delete(m.under, l.index)
+		return linkScope(m.above(was.name)...)
+	}
+	now := m.underlayOf(l)
+	m.under[l.index] = now
+	if now.name == was.name && now.mtu == was.mtu && now.mac == was.mac && now.up == was.up {
+		return dataplane.Scope{} // its carrier comes and goes: nothing of ours does with it
+	}
+	return linkScope(m.above(was.name)...)
+}
+
+func (m *memory) above(parent string) []string {
+	var names []string
+	for name, l := range m.links {
+		if l.Parent == parent {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// addrChange: the last IPv4 address of a device takes its routes and
+// neighbours along without a word, so a deletion makes the whole link dirty.
+func (m *memory) addrChange(b []byte, deleted bool) dataplane.Scope {
+	if len(b) < unix.SizeofIfAddrmsg {
+		return dataplane.Scope{}
+	}
+	index := int(binary.NativeEndian.Uint32(b[4:]))
+	name, ours := m.devices[index]
+	parent, isParent := m.under[index]
+	if !ours && !isParent {
+		return dataplane.Scope{}
+	}
+	a, ok := parseAddress(b)
+	switch {
+	case !ok || a.prefix.Addr().IsLinkLocalUnicast():
+		return dataplane.Scope{}
+	case isParent:
+		if was, known := parent.addrs[a.prefix]; !deleted && known && was == a.flags {
+			return dataplane.Scope{}
+		}
+		if parent.addrs[a.prefix] = a.flags; deleted {
+			delete(parent.addrs, a.prefix)
+		}
+		return linkScope(m.above(parent.name)...)
+	case deleted && a.prefix.Addr().Is4():
+		return linkScope(name)
+	case !owned(a.prefix, m.domain.Networks):
+		return dataplane.Scope{}
+	}
+	key := dataplane.AddrKey{Link: name, Prefix: a.prefix}
+	return dataplane.Scope{Keys: dataplane.State{Addrs: map[dataplane.AddrKey]struct{}{key: {}}}}
+}
+
+func (m *memory) neighChange(b []byte, deleted bool) dataplane.Scope {
+	if len(b) < 12 {
+		return dataplane.Scope{}
+	}
+	name, ours := m.devices[int(binary.NativeEndian.Uint32(b[4:]))]
+	if !ours {
+		return dataplane.Scope{}
+	}
+	n, ok := parseNeighbour(b)
+	// What is not permanent now may have been: only what can't be is left out.
+	n.state |= netlink.NUD_PERMANENT
+	if !ok || !n.permanent() {
+		return dataplane.Scope{}
+	}
+	if n.family != unix.AF_BRIDGE {
+		key := dataplane.NeighKey{Link: name, IP: n.ip}
+		return dataplane.Scope{Keys: dataplane.State{Neighs: map[dataplane.NeighKey]mac.Addr{key: {}}}}
+	}
+	written := forwardKey{n.index, n.mac}
+	if vtep, waiting := m.written[written]; waiting && vtep.IsValid() != deleted && (deleted || vtep == n.ip && !n.odd) {
+		delete(m.written, written)
+		return dataplane.Scope{}
+	}
+	key := dataplane.FDBKey{Link: name, MAC: n.mac}
+	return dataplane.Scope{Keys: dataplane.State{FDB: map[dataplane.FDBKey]netip.Addr{key: {}}}}
+}
+
+// tableChange: a route concerns us if we want its key, or if it is one that an
+// Observe would call ours. Others' routes, pods' among them, are not looked at
+// further.
+func (m *memory) tableChange(b []byte) dataplane.Scope {
+	r, ok := parseRoute(b)
+	if !ok || r.protocol == unix.RTPROT_KERNEL {
+		return dataplane.Scope{}
+	}
+	_, ours := m.devices[r.index]
+	marked := r.protocol == m.protocol && (ours || within(r.key.Prefix, m.domain.Networks))
+	unmarked := r.protocol == unix.RTPROT_BOOT && ours
+	if !marked && !unmarked && !m.routes[r.key] {
+		return dataplane.Scope{}
+	}
+	return dataplane.Scope{Keys: dataplane.State{Routes: map[dataplane.RouteKey]dataplane.Route{r.key: {}}}}
+}
+
+const (
+	netconfIndex      = 1  // NETCONFA_IFINDEX
+	netconfForwarding = 2  // NETCONFA_FORWARDING
+	netconfAll        = -1 // NETCONFA_IFINDEX_ALL
+	sizeofNetconfmsg  = 1
+)
+
+// confChange: forwarding is the only sysctl of ours that the kernel notifies.
+func (m *memory) confChange(b []byte) dataplane.Scope {
+	if len(b) < sizeofNetconfmsg {
+		return dataplane.Scope{}
+	}
+	name := ipForward
+	if b[0] == unix.AF_INET6 {
+		name = ip6Forward
+	}
+	index, value := 0, ""
+	for a := range attrs(b[min(len(b), 4):]) {
+		switch a.kind {
+		case netconfIndex:
+			index = int(int32(a.uint32()))
+		case netconfForwarding:
+			value = strconv.Itoa(int(int32(a.uint32())))
+		}
+	}
+	known, asked := m.sysctls[name]
+	if index != netconfAll || value == "" || !asked || value == known {
+		return dataplane.Scope{}
+	}
+	m.sysctls[name] = value
+	return dataplane.Scope{Keys: dataplane.State{Sysctls: map[string]string{name: ""}}}
+}
+
+const (
+	sizeofNfgenmsg = 4
+	nftaTable      = 1 // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE
+	nftaRuleChain  = 2 // NFTA_RULE_CHAIN
+	nftaChainName  = 3 // NFTA_CHAIN_NAME
+)
+
+// chainChange looks at what nftables notifies. A change of a table is one of
+// all of its chains that we know.
+func (m *memory) chainChange(msg syscall.NetlinkMessage) dataplane.Scope {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := msg.Data
+	if msg.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(b) < sizeofNfgenmsg || m.ports[msg.Header.Pid] ||
+		b[0] != unix.NFPROTO_IPV4 && b[0] != unix.NFPROTO_IPV6 {
+		return dataplane.Scope{}
+	}
+	key := ruleset.Key{IPv6: b[0] == unix.NFPROTO_IPV6}
+	var second, third string
+	for a := range attrs(b[sizeofNfgenmsg:]) {
+		switch a.kind {
+		case nftaTable:
+			key.Table = a.text()
+		case nftaRuleChain:
+			second = a.text()
+		case nftaChainName:
+			third = a.text()
+		}
+	}
+	if !ourTable(key, m.domain.Tables) {
+		return dataplane.Scope{}
+	}
+	s := dataplane.Scope{Keys: dataplane.State{Chains: map[ruleset.Key]ruleset.Chain{}}}
+	switch msg.Header.Type & 0xff {
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+		key.Chain = second
+	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
+		key.Chain = third
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
+		for known := range m.chains {
+			if known.IPv6 == key.IPv6 && known.Table == key.Table {
+				s.Keys.Chains[known] = ruleset.Chain{}
+			}
+		}
+		return s
+	default:
+		return dataplane.Scope{}
+	}
+	m.chains[key] = true
+	s.Keys.Chains[key] = ruleset.Chain{}
+	return s
+}

@@ -1,0 +1,203 @@
+package linux
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+	"github.com/weftnet/weft/pkg/mac"
+)
+
+// memory is what Watch must know of Observe and Apply to tell what concerns us
+// from what doesn't, and our own writing from others'. It never answers what
+// the kernel holds: an Observe reads that.
+type memory struct {
+	protocol uint8
+
+	mu      sync.Mutex
+	domain  dataplane.Domain
+	ports   map[uint32]bool // port ids of our sockets
+	devices map[int]string  // our devices, by index → wanted name
+	links   map[string]dataplane.Link
+	under   map[int]underlay // the parents of our devices
+	routes  map[dataplane.RouteKey]bool
+	chains  map[ruleset.Key]bool
+	sysctls map[string]string // last known value; "" if there was none
+	// written holds FDB writes whose notification is still to come: those
+	// alone don't name the writer.
+	written  map[forwardKey]netip.Addr
+	watchers int
+}
+
+type forwardKey struct {
+	index int
+	mac   mac.Addr
+}
+
+// underlay is what matters about a parent, and its addresses as far as they
+// were notified: routers refresh the lifetime of an address every few seconds.
+type underlay struct {
+	name  string
+	mtu   int
+	mac   mac.Addr
+	up    bool
+	addrs map[netip.Prefix]uint32
+}
+
+// maxWritten bounds written: an FDB write that changes nothing is not notified.
+// Forgetting costs superfluous scopes, nothing else.
+const maxWritten = 1 << 16
+
+func newMemory(protocol uint8) *memory {
+	return &memory{
+		protocol: protocol,
+		ports:    map[uint32]bool{},
+		devices:  map[int]string{},
+		links:    map[string]dataplane.Link{},
+		under:    map[int]underlay{},
+		routes:   map[dataplane.RouteKey]bool{},
+		chains:   map[ruleset.Key]bool{},
+		sysctls:  map[string]string{ipForward: "", ip6Forward: ""},
+		written:  map[forwardKey]netip.Addr{},
+	}
+}
+
+func (m *memory) addPort(port uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ports[port] = true
+}
+
+// territory is the domain of the last Observe.
+func (m *memory) territory() dataplane.Domain {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.domain
+}
+
+func (m *memory) knownSysctls() map[string]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.sysctls)
+}
+
+// enter notes a scope before it is read: what changes from now on is notified.
+func (m *memory) enter(s dataplane.Scope) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.domain = dataplane.Domain{
+		Links:    maps.Clone(s.Domain.Links),
+		Networks: slices.Clone(s.Domain.Networks),
+		Tables:   slices.Clone(s.Domain.Tables),
+	}
+	for name := range s.Keys.Sysctls {
+		if _, known := m.sysctls[name]; !known {
+			m.sysctls[name] = ""
+		}
+	}
+	for key := range s.Keys.Routes {
+		m.routes[key] = true
+	}
+	for key := range s.Keys.Chains {
+		m.chains[key] = true
+	}
+}
+
+// observed notes what was read. After a full read nothing but what is there and
+// what the plan that follows names can be wanted.
+func (m *memory) observed(o *observation) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.devices)
+	for name, l := range o.mine {
+		m.devices[l.index] = name
+	}
+	under := make(map[int]underlay, len(o.under))
+	for index, l := range o.under {
+		under[index] = m.underlayOf(l)
+	}
+	m.under = under
+	if o.scope.All {
+		clear(m.links)
+		clear(m.routes)
+		clear(m.chains)
+	}
+	for name := range o.scope.Keys.Links {
+		delete(m.links, name)
+	}
+	maps.Copy(m.links, o.out.Have.Links)
+	maps.Copy(m.sysctls, o.out.Have.Sysctls)
+	for key := range o.out.Have.Routes {
+		m.routes[key] = true
+	}
+	for key := range o.out.Have.Chains {
+		m.chains[key] = true
+	}
+}
+
+// planned notes the keys that a plan wants, occupied ones included.
+func (m *memory) planned(p dataplane.Plan) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, op := range slices.Concat(p.Ops, p.Conflicts) {
+		switch key := op.Key.(type) {
+		case dataplane.RouteKey:
+			m.routes[key] = true
+		case ruleset.Key:
+			m.chains[key] = true
+		}
+	}
+}
+
+func (m *memory) wroteLink(name string, l dataplane.Link) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.links[name] = l
+}
+
+func (m *memory) sawParent(l link) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.under[l.index] = m.underlayOf(l)
+}
+
+// wroteForward is called before the write: the notification may be faster than
+// the answer. An invalid VTEP stands for a deletion.
+func (m *memory) wroteForward(index int, hw mac.Addr, vtep netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.watchers == 0 {
+		return
+	}
+	if len(m.written) >= maxWritten {
+		clear(m.written)
+	}
+	m.written[forwardKey{index, hw}] = vtep
+}
+
+func (m *memory) wroteSysctl(name, value string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sysctls[name] = value
+}
+
+func (m *memory) watching(change int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.watchers += change
+	if m.watchers == 0 {
+		clear(m.written)
+	}
+}
+
+// underlayOf keeps the addresses that are known of an interface.
+func (m *memory) underlayOf(l link) underlay {
+	addrs := m.under[l.index].addrs
+	if addrs == nil {
+		addrs = map[netip.Prefix]uint32{}
+	}
+	return underlay{name: l.name, mtu: l.mtu, mac: l.mac, up: l.up, addrs: addrs}
+}

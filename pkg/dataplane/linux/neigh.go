@@ -1,0 +1,136 @@
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/mac"
+)
+
+// neighbour is an entry of the FDB (family AF_BRIDGE) or of a neighbour table.
+type neighbour struct {
+	family uint8
+	index  int
+	state  uint16
+	mac    mac.Addr
+	ip     netip.Addr // of an FDB entry: the underlay address of the VTEP
+	odd    bool       // an FDB entry with a port, VNI or interface of its own
+}
+
+func parseNeighbour(m []byte) (neighbour, bool) {
+	var header netlink.Ndmsg
+	if len(m) < header.Len() {
+		return neighbour{}, false
+	}
+	n := neighbour{
+		family: m[0],
+		index:  int(nl.NativeEndian().Uint32(m[4:])),
+		state:  nl.NativeEndian().Uint16(m[8:]),
+	}
+	if m[10]&netlink.NTF_PROXY != 0 {
+		return neighbour{}, false
+	}
+	for a := range attrs(m[header.Len():]) {
+		switch a.kind {
+		case netlink.NDA_DST:
+			n.ip = a.addr()
+		case netlink.NDA_LLADDR:
+			n.mac = mac.FromBytes(a.value)
+		case netlink.NDA_PORT, netlink.NDA_VNI, netlink.NDA_IFINDEX, netlink.NDA_NH_ID:
+			n.odd = true
+		}
+	}
+	return n, true
+}
+
+// permanent tells whether the entry is one that is written, by us or by an
+// operator, and not learned or made by the kernel: it makes an all-zero FDB
+// entry for a device with a group or remote, and NOARP neighbours for multicast.
+func (n neighbour) permanent() bool {
+	if n.state&netlink.NUD_PERMANENT == 0 {
+		return false
+	}
+	if n.family == unix.AF_BRIDGE {
+		return n.mac.IsUnicast()
+	}
+	return n.ip.IsValid() && !n.ip.IsMulticast()
+}
+
+func ndmsg(family uint8, index int, state uint16) *netlink.Ndmsg {
+	m := &netlink.Ndmsg{Family: family, Index: uint32(index), State: state}
+	if family == unix.AF_BRIDGE {
+		m.Flags = netlink.NTF_SELF
+	}
+	return m
+}
+
+// neighbours lists the permanent entries of one interface. AF_UNSPEC means the
+// neighbours of both families, AF_BRIDGE the FDB.
+func (k *Kernel) neighbours(family uint8, index int) ([]neighbour, error) {
+	all, err := dump(k, unix.RTM_GETNEIGH, func(m []byte) (neighbour, bool) {
+		n, ok := parseNeighbour(m)
+		wanted := ok && n.index == index && (n.family == unix.AF_BRIDGE) == (family == unix.AF_BRIDGE)
+		return n, wanted && n.permanent()
+	}, &netlink.Ndmsg{Family: family}, uint32Attr(netlink.NDA_IFINDEX, uint32(index)))
+	if err != nil && !gone(err) {
+		return nil, fmt.Errorf("list neighbours: %w", err)
+	}
+	return all, nil
+}
+
+// neighbourAt and forwardAt read one entry. Kernels before 5.0 answer
+// EOPNOTSUPP or EINVAL: errNoGet then.
+func (k *Kernel) neighbourAt(index int, ip netip.Addr) (neighbour, bool, error) {
+	return k.getNeighbour(ndmsg(family(ip), index, 0), addrAttr(netlink.NDA_DST, ip))
+}
+
+func (k *Kernel) forwardAt(index int, m mac.Addr) (neighbour, bool, error) {
+	return k.getNeighbour(ndmsg(unix.AF_BRIDGE, index, 0), nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware()))
+}
+
+var errNoGet = errors.New("the kernel reads no single neighbour")
+
+func (k *Kernel) getNeighbour(data ...nl.NetlinkRequestData) (neighbour, bool, error) {
+	if k.noGets {
+		return neighbour{}, false, errNoGet
+	}
+	n, ok, err := get(k, unix.RTM_GETNEIGH, parseNeighbour, data...)
+	switch {
+	case gone(err):
+		return neighbour{}, false, nil
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
+		return neighbour{}, false, errNoGet
+	case err != nil:
+		return neighbour{}, false, fmt.Errorf("look up a neighbour: %w", err)
+	}
+	return n, ok && n.permanent(), nil
+}
+
+const createOrReplace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+
+func (k *Kernel) putNeighbour(index int, ip netip.Addr, m mac.Addr) error {
+	return k.write(unix.RTM_NEWNEIGH, createOrReplace,
+		ndmsg(family(ip), index, netlink.NUD_PERMANENT),
+		addrAttr(netlink.NDA_DST, ip), nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware()))
+}
+
+func (k *Kernel) deleteNeighbour(index int, ip netip.Addr) error {
+	return ignoreGone(k.write(unix.RTM_DELNEIGH, 0, ndmsg(family(ip), index, 0), addrAttr(netlink.NDA_DST, ip)))
+}
+
+func (k *Kernel) putForward(index int, m mac.Addr, vtep netip.Addr) error {
+	return k.write(unix.RTM_NEWNEIGH, createOrReplace,
+		ndmsg(unix.AF_BRIDGE, index, netlink.NUD_PERMANENT),
+		nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware()), addrAttr(netlink.NDA_DST, vtep))
+}
+
+// deleteForward names no VTEP, so it takes an entry with several of them whole.
+func (k *Kernel) deleteForward(index int, m mac.Addr) error {
+	return ignoreGone(k.write(unix.RTM_DELNEIGH, 0,
+		ndmsg(unix.AF_BRIDGE, index, 0), nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware())))
+}

@@ -1,0 +1,323 @@
+package linux
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"github.com/google/nftables"
+	mdlayher "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+)
+
+// nftConn is the nfnetlink socket, kept open like the other.
+type nftConn struct{ *nftables.Conn }
+
+// transactions is how often a transaction is tried: it fails if somebody else
+// removes a chain between our look and our write.
+const transactions = 3
+
+// dormant is NFT_TABLE_F_DORMANT: the table's chains are not hooked in.
+const dormant = 1
+
+func (k *Kernel) firewall() (*nftConn, error) {
+	if k.nft != nil {
+		return k.nft, nil
+	}
+	var port uint32
+	err := k.ns.do(func() error {
+		c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdlayher.Conn) (err error) {
+			port, err = portOf(c)
+			return err
+		}))
+		k.nft = &nftConn{c}
+		return err
+	})
+	if err != nil {
+		k.nft = nil
+		return nil, fmt.Errorf("open a netfilter netlink socket: %w", facility(err))
+	}
+	k.memory.addPort(port)
+	return k.nft, nil
+}
+
+func (k *Kernel) closeNft() {
+	if k.nft != nil {
+		_ = k.nft.CloseLasting()
+		k.nft = nil
+	}
+}
+
+// portOf is the port id by which notifications name the writer.
+func portOf(c syscall.Conn) (port uint32, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		name, err := unix.Getsockname(int(fd))
+		if a, ok := name.(*unix.SockaddrNetlink); ok {
+			port = a.Pid
+		}
+		inner = err
+	})
+	return port, errors.Join(err, inner)
+}
+
+// facility explains the errors of a kernel that lacks a part of nftables.
+func facility(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP),
+		errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%w; does this kernel have nftables with nat and masquerade (modules nf_tables, nft_masq)?", err)
+	}
+	return err
+}
+
+// nft runs a request with the socket, and drops the socket after an error: an
+// answer may still be under way.
+func (k *Kernel) nftDo(f func(*nftConn) error) error {
+	c, err := k.firewall()
+	if err != nil {
+		return err
+	}
+	if err = f(c); err != nil {
+		k.closeNft()
+	}
+	return err
+}
+
+// flannelTables are what flannel leaves in nftables mode: always both.
+func flannelTables() [2]ruleset.Key {
+	return [...]ruleset.Key{{Table: "flannel-ipv4"}, {IPv6: true, Table: "flannel-ipv6"}}
+}
+
+// ourTable tells the tables that are ours, and those that flannel left to us.
+func ourTable(key ruleset.Key, tables []string) bool {
+	key.Chain = ""
+	flannels := flannelTables()
+	return slices.Contains(tables, key.Table) || len(tables) > 0 && slices.Contains(flannels[:], key)
+}
+
+func keyOf(c *nftables.Chain) ruleset.Key {
+	return ruleset.Key{IPv6: c.Table.Family == nftables.TableFamilyIPv6, Table: c.Table.Name, Chain: c.Name}
+}
+
+func tableOf(key ruleset.Key) *nftables.Table {
+	t := &nftables.Table{Name: key.Table, Family: nftables.TableFamilyIPv4}
+	if key.IPv6 {
+		t.Family = nftables.TableFamilyIPv6
+	}
+	return t
+}
+
+// chainsWhere lists chains of the two families.
+func (c *nftConn) chainsWhere(wanted func(ruleset.Key) bool) (map[ruleset.Key]*nftables.Chain, error) {
+	out := map[ruleset.Key]*nftables.Chain{}
+	for _, f := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		all, err := c.ListChainsOfTableFamily(f)
+		if err != nil {
+			return nil, fmt.Errorf("list nftables chains: %w", err)
+		}
+		for _, chain := range all {
+			if key := keyOf(chain); wanted(key) {
+				out[key] = chain
+			}
+		}
+	}
+	return out, nil
+}
+
+// chains reads the chains of our tables, those of flannel's included: they are
+// not wanted, so Diff removes them.
+func (o *observation) chains() error {
+	tables, keys := o.scope.Domain.Tables, o.scope.Keys.Chains
+	if len(tables) == 0 || !o.scope.All && len(keys) == 0 {
+		return nil
+	}
+	return o.k.nftDo(func(c *nftConn) error {
+		chains, err := c.chainsWhere(func(key ruleset.Key) bool {
+			_, named := keys[key]
+			return (o.scope.All || named) && ourTable(key, tables)
+		})
+		if err != nil || len(chains) == 0 {
+			return err
+		}
+		asleep, err := c.dormantTables()
+		if err != nil {
+			return err
+		}
+		for key, chain := range chains {
+			v, err := c.read(chain)
+			if err != nil {
+				return fmt.Errorf("read nftables chain %s: %w", key, err)
+			}
+			if asleep[ruleset.Key{IPv6: key.IPv6, Table: key.Table}] {
+				v.Rules = append(v.Rules, ruleset.Rule{Verdict: ruleset.Unknown})
+			}
+			o.out.Have.Chains[key] = v
+		}
+		return nil
+	})
+}
+
+func (c *nftConn) dormantTables() (map[ruleset.Key]bool, error) {
+	all, err := c.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("list nftables tables: %w", err)
+	}
+	out := map[ruleset.Key]bool{}
+	for _, t := range all {
+		if t.Flags&dormant != 0 {
+			out[ruleset.Key{IPv6: t.Family == nftables.TableFamilyIPv6, Table: t.Name}] = true
+		}
+	}
+	return out, nil
+}
+
+// read gives the chain in canonical form. A policy other than accept is
+// something that we never write.
+func (c *nftConn) read(chain *nftables.Chain) (ruleset.Chain, error) {
+	v := ruleset.Chain{Type: string(chain.Type)}
+	if chain.Hooknum != nil && chain.Priority != nil {
+		v.Hook, v.Priority = hookName(*chain.Hooknum), int(*chain.Priority)
+	}
+	rules, err := c.GetRules(chain.Table, chain)
+	if err != nil {
+		return v, err
+	}
+	for _, r := range rules {
+		v.Rules = append(v.Rules, readRule(chain.Table.Family, r))
+	}
+	if chain.Policy != nil && *chain.Policy != nftables.ChainPolicyAccept {
+		v.Rules = append(v.Rules, ruleset.Rule{Verdict: ruleset.Unknown})
+	}
+	return v, nil
+}
+
+// hooks of the two IP families that weft uses, by their numbers.
+func hooks() map[ruleset.Hook]nftables.ChainHook {
+	return map[ruleset.Hook]nftables.ChainHook{
+		ruleset.Prerouting:  unix.NF_INET_PRE_ROUTING,
+		ruleset.Forward:     unix.NF_INET_FORWARD,
+		ruleset.Postrouting: unix.NF_INET_POST_ROUTING,
+	}
+}
+
+func hookName(n nftables.ChainHook) ruleset.Hook {
+	for name, number := range hooks() {
+		if number == n {
+			return name
+		}
+	}
+	return ruleset.Hook(fmt.Sprintf("hook %d", n))
+}
+
+// applyChains writes all ops in one transaction.
+func (k *Kernel) applyChains(ops []dataplane.Op) (err error) {
+	for range transactions {
+		err = k.nftDo(func(c *nftConn) error {
+			there, err := c.chainsWhere(func(key ruleset.Key) bool {
+				return slices.ContainsFunc(ops, func(op dataplane.Op) bool {
+					k, _ := op.Key.(ruleset.Key)
+					return k.IPv6 == key.IPv6 && k.Table == key.Table
+				})
+			})
+			if err != nil {
+				return err
+			}
+			if err := c.queue(ops, there); err != nil {
+				return err
+			}
+			return c.Flush()
+		})
+		if !errors.Is(err, unix.ENOENT) {
+			break
+		}
+	}
+	return facility(err)
+}
+
+// queue adds the ops to the transaction. A table loses its last chain together
+// with itself. Tables are visited in order so that a transaction is
+// reproducible.
+func (c *nftConn) queue(ops []dataplane.Op, there map[ruleset.Key]*nftables.Chain) error {
+	left := map[ruleset.Key]int{} // chains per table after the transaction
+	for key := range there {
+		left[ruleset.Key{IPv6: key.IPv6, Table: key.Table}]++
+	}
+	var deleted []ruleset.Key
+	for _, op := range ops {
+		key, _ := op.Key.(ruleset.Key)
+		table := ruleset.Key{IPv6: key.IPv6, Table: key.Table}
+		old, exists := there[key]
+		switch {
+		case op.Verb == dataplane.Delete && exists:
+			deleted = append(deleted, key)
+			left[table]--
+		case op.Verb == dataplane.Delete:
+		default:
+			want, _ := op.New.(ruleset.Chain)
+			if err := c.put(key, want, old); err != nil {
+				return err
+			}
+			if !exists {
+				left[table]++
+			}
+		}
+	}
+	slices.SortFunc(deleted, func(a, b ruleset.Key) int { return cmp.Compare(a.String(), b.String()) })
+	dropped := map[ruleset.Key]bool{}
+	for _, key := range deleted {
+		table := ruleset.Key{IPv6: key.IPv6, Table: key.Table}
+		switch {
+		case left[table] > 0:
+			c.DelChain(&nftables.Chain{Name: key.Chain, Table: tableOf(key)})
+		case !dropped[table]:
+			c.DelTable(tableOf(key))
+			dropped[table] = true
+		}
+	}
+	return nil
+}
+
+// put writes one chain whole. One that stands elsewhere (type, hook, priority)
+// is made anew, for the kernel moves none.
+func (c *nftConn) put(key ruleset.Key, want ruleset.Chain, old *nftables.Chain) error {
+	number, ok := hooks()[want.Hook]
+	if !ok {
+		return fmt.Errorf("chain %s: unknown hook %q", key, want.Hook)
+	}
+	accept := nftables.ChainPolicyAccept
+	chain := &nftables.Chain{
+		Name: key.Chain, Table: tableOf(key), Type: nftables.ChainType(want.Type), Policy: &accept,
+		Hooknum: &number, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(want.Priority)),
+	}
+	c.AddTable(chain.Table)
+	if old != nil && (old.Type != chain.Type || old.Hooknum == nil || *old.Hooknum != number ||
+		old.Priority == nil || *old.Priority != *chain.Priority) {
+		c.DelChain(chain)
+	}
+	c.AddChain(chain)
+	c.FlushChain(chain)
+	for _, r := range want.Rules {
+		exprs, err := expressions(chain.Table.Family, r)
+		if err != nil {
+			return err
+		}
+		data, err := encodeRule(r)
+		if err != nil {
+			return err
+		}
+		c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: exprs, UserData: data})
+	}
+	return nil
+}

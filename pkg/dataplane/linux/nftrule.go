@@ -1,0 +1,223 @@
+package linux
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+)
+
+// A rule of ours carries in its user data what `nft list` shows as its comment,
+// and in a TLV of our own the ruleset.Rule that it was made from. A reader
+// decodes the latter, makes the expressions anew and compares them with those
+// that the kernel holds: whatever else is there is not what we wrote.
+const (
+	udataRule  = userdata.Type('w') // not used by nft (libnftnl, udata.h)
+	udataMax   = 128                // bytes of comment that nft reads (NFTNL_UDATA_COMMENT_MAXLEN)
+	ruleFormat = 1                  // first byte of our TLV
+)
+
+var errUserData = errors.New("not the user data of a weft rule")
+
+// offset and length of the addresses in the network header (RFC 791, RFC 8200).
+type header struct{ src, dst, size uint32 }
+
+func headerOf(f nftables.TableFamily) header {
+	if f == nftables.TableFamilyIPv4 {
+		return header{src: 12, dst: 16, size: 4}
+	}
+	return header{src: 8, dst: 24, size: 16}
+}
+
+// expressions are what `nft --debug=netlink` prints for the rule.
+func expressions(f nftables.TableFamily, r ruleset.Rule) ([]expr.Any, error) {
+	var out []expr.Any
+	if r.Mask != 0 {
+		out = append(out, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1})
+		out = append(out, masked(binaryutil.NativeEndian.PutUint32(r.Mask)),
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(r.Mark & r.Mask)})
+	}
+	h := headerOf(f)
+	for _, side := range []struct {
+		match  ruleset.Match
+		offset uint32
+	}{{r.Src, h.src}, {r.Dst, h.dst}} {
+		p := side.match.Prefix
+		if !p.IsValid() {
+			continue
+		}
+		if p.Addr().BitLen() != int(h.size)*8 {
+			return nil, fmt.Errorf("rule %q: %s is of the other address family than its table", r, p)
+		}
+		op := expr.CmpOpEq
+		if side.match.Not {
+			op = expr.CmpOpNeq
+		}
+		out = append(out,
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: side.offset, Len: h.size},
+			masked(ones(p.Bits(), int(h.size))),
+			&expr.Cmp{Op: op, Register: 1, Data: p.Masked().Addr().AsSlice()})
+	}
+	verdict, err := verdictOf(r.Verdict)
+	if err != nil {
+		return nil, fmt.Errorf("rule %q: %w", r, err)
+	}
+	return append(out, verdict), nil
+}
+
+func verdictOf(v ruleset.Verdict) (expr.Any, error) {
+	switch v {
+	case ruleset.Accept:
+		return &expr.Verdict{Kind: expr.VerdictAccept}, nil
+	case ruleset.Return:
+		return &expr.Verdict{Kind: expr.VerdictReturn}, nil
+	case ruleset.Drop:
+		return &expr.Verdict{Kind: expr.VerdictDrop}, nil
+	case ruleset.Masquerade:
+		return &expr.Masq{}, nil
+	case ruleset.MasqueradeFullyRandom:
+		return &expr.Masq{FullyRandom: true}, nil
+	}
+	return nil, fmt.Errorf("verdict %q can't be written", v)
+}
+
+func masked(mask []byte) expr.Any {
+	return &expr.Bitwise{
+		SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask)),
+	}
+}
+
+func ones(bits, size int) []byte {
+	b := make([]byte, size)
+	for i := range bits {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return b
+}
+
+// verdicts in the order of their codes in the user data.
+func verdicts() [5]ruleset.Verdict {
+	return [...]ruleset.Verdict{
+		ruleset.Accept, ruleset.Return, ruleset.Drop, ruleset.Masquerade, ruleset.MasqueradeFullyRandom,
+	}
+}
+
+// encodeRule makes the user data. It is only called with rules that can be
+// written.
+func encodeRule(r ruleset.Rule) ([]byte, error) {
+	if len(r.Comment) >= udataMax || bytes.IndexByte([]byte(r.Comment), 0) >= 0 {
+		return nil, fmt.Errorf("rule %q: its comment is longer than %d bytes or has a zero", r, udataMax-1)
+	}
+	b := []byte{ruleFormat, 0}
+	for i, v := range verdicts() {
+		if v == r.Verdict {
+			b[1] = byte(i)
+		}
+	}
+	b = binary.BigEndian.AppendUint32(b, r.Mark)
+	b = binary.BigEndian.AppendUint32(b, r.Mask)
+	b = appendMatch(appendMatch(b, r.Src), r.Dst)
+	var out []byte
+	if r.Comment != "" {
+		out = userdata.AppendString(out, userdata.TypeComment, r.Comment)
+	}
+	return userdata.Append(out, udataRule, b), nil
+}
+
+const (
+	matchNone = iota
+	matchIs
+	matchNot
+)
+
+// appendMatch writes a match as its kind, the bits of the prefix, the length of
+// the address and the address.
+func appendMatch(b []byte, m ruleset.Match) []byte {
+	if !m.Prefix.IsValid() {
+		return append(b, matchNone)
+	}
+	kind := byte(matchIs)
+	if m.Not {
+		kind = matchNot
+	}
+	ip := m.Prefix.Addr().AsSlice()
+	return append(append(b, kind, byte(m.Prefix.Bits()), byte(len(ip))), ip...)
+}
+
+func decodeRule(data []byte) (ruleset.Rule, error) {
+	var r ruleset.Rule
+	var b []byte
+	for len(data) >= 2 {
+		size := 2 + int(data[1])
+		if size > len(data) {
+			return ruleset.Rule{}, errUserData
+		}
+		switch userdata.Type(data[0]) {
+		case userdata.TypeComment:
+			r.Comment = string(bytes.TrimRight(data[2:size], "\x00"))
+		case udataRule:
+			b = data[2:size]
+		}
+		data = data[size:]
+	}
+	if len(b) < 10 || b[0] != ruleFormat || int(b[1]) >= len(verdicts()) {
+		return ruleset.Rule{}, errUserData
+	}
+	r.Verdict = verdicts()[b[1]]
+	r.Mark, r.Mask = binary.BigEndian.Uint32(b[2:]), binary.BigEndian.Uint32(b[6:])
+	b = b[10:]
+	for _, m := range []*ruleset.Match{&r.Src, &r.Dst} {
+		var err error
+		if *m, b, err = takeMatch(b); err != nil {
+			return ruleset.Rule{}, err
+		}
+	}
+	if len(b) != 0 {
+		return ruleset.Rule{}, errUserData
+	}
+	return r, nil
+}
+
+func takeMatch(b []byte) (ruleset.Match, []byte, error) {
+	switch {
+	case len(b) >= 1 && b[0] == matchNone:
+		return ruleset.Match{}, b[1:], nil
+	case len(b) < 3 || b[0] > matchNot || len(b) < 3+int(b[2]):
+		return ruleset.Match{}, nil, errUserData
+	}
+	ip, ok := netip.AddrFromSlice(b[3 : 3+int(b[2])])
+	p := netip.PrefixFrom(ip, int(b[1]))
+	if !ok || !p.IsValid() {
+		return ruleset.Match{}, nil, errUserData
+	}
+	return ruleset.Match{Prefix: p, Not: b[0] == matchNot}, b[3+int(b[2]):], nil
+}
+
+// readRule is the rule that the kernel holds, or one that is never wanted.
+func readRule(f nftables.TableFamily, have *nftables.Rule) ruleset.Rule {
+	unknown := ruleset.Rule{Verdict: ruleset.Unknown}
+	r, err := decodeRule(have.UserData)
+	if err != nil {
+		return unknown
+	}
+	want, err := expressions(f, r)
+	if err != nil || len(want) != len(have.Exprs) {
+		return unknown
+	}
+	for i := range want {
+		a, errA := expr.Marshal(byte(f), want[i])
+		b, errB := expr.Marshal(byte(f), have.Exprs[i])
+		if errA != nil || errB != nil || !bytes.Equal(a, b) {
+			return unknown
+		}
+	}
+	return r
+}

@@ -1,0 +1,226 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+	"github.com/weftnet/weft/pkg/mac"
+)
+
+// fewKeys is where single gets stop being cheaper than one filtered dump.
+const fewKeys = 32
+
+// observation is one Observe at work.
+type observation struct {
+	k     *Kernel
+	scope dataplane.Scope
+	out   dataplane.Observed
+	mine  map[string]link // our devices by wanted name
+	names map[int]string  // of interfaces, by index; ours by their wanted names
+	under map[int]link    // the parents of our devices
+}
+
+// Observe reads what the scope speaks of.
+func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Observed, error) {
+	o := &observation{k: k, scope: s, names: map[int]string{}, out: dataplane.Observed{
+		Have: dataplane.State{
+			Links: map[string]dataplane.Link{}, Addrs: map[dataplane.AddrKey]struct{}{},
+			FDB: map[dataplane.FDBKey]netip.Addr{}, Neighs: map[dataplane.NeighKey]mac.Addr{},
+			Routes: map[dataplane.RouteKey]dataplane.Route{}, Chains: map[ruleset.Key]ruleset.Chain{},
+			Sysctls: map[string]string{},
+		},
+		Occupied: dataplane.State{
+			Links: map[string]dataplane.Link{}, Routes: map[dataplane.RouteKey]dataplane.Route{},
+		},
+	}}
+	k.memory.enter(s)
+	for _, step := range []func() error{o.links, o.sysctls, o.addrs, o.fdb, o.neighs, o.routes, o.chains} {
+		if err := ctx.Err(); err != nil {
+			return dataplane.Observed{}, err
+		}
+		if err := step(); err != nil {
+			return dataplane.Observed{}, err
+		}
+	}
+	k.memory.observed(o)
+	return o.out, nil
+}
+
+// whole tells whether the scope asks for all that stands on the link.
+func (o *observation) whole(name string) bool {
+	_, named := o.scope.Keys.Links[name]
+	return o.scope.All || named
+}
+
+func (o *observation) links() error {
+	devices, err := o.k.vxlans()
+	if err != nil {
+		return err
+	}
+	o.mine = claim(o.scope.Domain.Links, devices)
+	if o.under, err = o.k.parents(o.mine); err != nil {
+		return err
+	}
+	for name, l := range o.mine {
+		o.names[l.index] = name
+		if o.whole(name) {
+			v := l.value(o.under[l.vxlan.parent].name)
+			if l.name != name {
+				v.Actual = l.name
+			}
+			o.out.Have.Links[name] = v
+		}
+	}
+	wanted := maps.Clone(o.scope.Keys.Links)
+	if wanted == nil || o.scope.All {
+		wanted = map[string]dataplane.Link{}
+	}
+	if o.scope.All {
+		maps.Copy(wanted, o.scope.Domain.Links)
+	}
+	for name := range wanted {
+		if _, ours := o.mine[name]; ours {
+			continue
+		}
+		foreign, ok, err := o.k.linkByName(name)
+		if err != nil {
+			return err
+		}
+		if ok {
+			o.out.Occupied.Links[name] = foreign.value("")
+		}
+	}
+	return nil
+}
+
+func (o *observation) sysctls() error {
+	names := maps.Clone(o.scope.Keys.Sysctls)
+	if o.scope.All {
+		names = o.k.memory.knownSysctls()
+	}
+	for name := range names {
+		value, ok, err := o.k.readSysctl(name)
+		if err != nil {
+			return fmt.Errorf("read sysctl %s: %w", name, err)
+		}
+		if ok {
+			o.out.Have.Sysctls[name] = value
+		}
+	}
+	return nil
+}
+
+func (o *observation) addrs() error {
+	asked := map[string]bool{}
+	for key := range o.scope.Keys.Addrs {
+		asked[key.Link] = true
+	}
+	for name, l := range o.mine {
+		if !o.whole(name) && !asked[name] {
+			continue
+		}
+		all, err := o.k.addresses(l.index)
+		if err != nil {
+			return err
+		}
+		for _, a := range all {
+			key := dataplane.AddrKey{Link: name, Prefix: a.prefix}
+			_, named := o.scope.Keys.Addrs[key]
+			if named || o.whole(name) && owned(a.prefix, o.scope.Domain.Networks) {
+				o.out.Have.Addrs[key] = struct{}{}
+			}
+		}
+	}
+	return nil
+}
+
+func (o *observation) fdb() error {
+	keys := map[string]map[mac.Addr]bool{}
+	for key := range o.scope.Keys.FDB {
+		add(keys, key.Link, key.MAC)
+	}
+	put := func(name string, n neighbour) {
+		key := dataplane.FDBKey{Link: name, MAC: n.mac}
+		// An entry with several VTEPs, or one with settings of its own, is like
+		// no wanted one: the invalid address stands for it.
+		if _, twice := o.out.Have.FDB[key]; twice || n.odd {
+			n.ip = netip.Addr{}
+		}
+		o.out.Have.FDB[key] = n.ip
+	}
+	return perLink(o, unix.AF_BRIDGE, keys, o.k.forwardAt, func(n neighbour) mac.Addr { return n.mac }, put)
+}
+
+func (o *observation) neighs() error {
+	keys := map[string]map[netip.Addr]bool{}
+	for key := range o.scope.Keys.Neighs {
+		add(keys, key.Link, key.IP)
+	}
+	put := func(name string, n neighbour) { o.out.Have.Neighs[dataplane.NeighKey{Link: name, IP: n.ip}] = n.mac }
+	return perLink(o, unix.AF_UNSPEC, keys, o.k.neighbourAt, func(n neighbour) netip.Addr { return n.ip }, put)
+}
+
+func add[K comparable](sets map[string]map[K]bool, name string, key K) {
+	if sets[name] == nil {
+		sets[name] = map[K]bool{}
+	}
+	sets[name][key] = true
+}
+
+// perLink reads the entries of one table for each of our devices: all of them,
+// or those that the scope names, by gets if they are few.
+func perLink[K comparable](
+	o *observation, family uint8, keys map[string]map[K]bool,
+	at func(int, K) (neighbour, bool, error), keyOf func(neighbour) K, put func(string, neighbour),
+) error {
+	for name, l := range o.mine {
+		whole, some := o.whole(name), keys[name]
+		if !whole && len(some) == 0 {
+			continue
+		}
+		if !whole && len(some) <= fewKeys {
+			switch done, err := gets(l, name, some, at, put); {
+			case err != nil:
+				return err
+			case done:
+				continue
+			}
+		}
+		all, err := o.k.neighbours(family, l.index)
+		if err != nil {
+			return err
+		}
+		for _, n := range all {
+			if whole || some[keyOf(n)] {
+				put(name, n)
+			}
+		}
+	}
+	return nil
+}
+
+// gets gives done false where the kernel can't read single entries.
+func gets[K comparable](
+	l link, name string, keys map[K]bool, at func(int, K) (neighbour, bool, error), put func(string, neighbour),
+) (done bool, err error) {
+	for key := range keys {
+		n, ok, err := at(l.index, key)
+		if errors.Is(err, errNoGet) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if ok {
+			put(name, n)
+		}
+	}
+	return true, nil
+}

@@ -1,0 +1,165 @@
+package linux
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+)
+
+// routes reads what is ours everywhere or on whole links, then what stands on
+// the keys that the scope names.
+func (o *observation) routes() error {
+	for _, f := range families() {
+		filters := []routeFilter{}
+		if o.scope.All {
+			filters = append(filters, routeFilter{family: f, protocol: o.k.protocol})
+		}
+		for name, l := range o.mine {
+			if !o.whole(name) {
+				continue
+			}
+			if !o.scope.All {
+				filters = append(filters, routeFilter{family: f, protocol: o.k.protocol, index: l.index})
+			}
+			filters = append(filters, routeFilter{family: f, protocol: unix.RTPROT_BOOT, index: l.index})
+		}
+		for _, filter := range filters {
+			all, err := o.k.routesBy(filter)
+			if err != nil {
+				return err
+			}
+			for _, r := range all {
+				if err := o.putRoute(r, false); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if o.scope.All {
+		return nil // foreign routes are found when a creation fails
+	}
+	return o.routeKeys()
+}
+
+// routeKeys reads single keys, and by a dump what single gets can't tell.
+func (o *observation) routeKeys() error {
+	type table struct {
+		family uint8
+		number int
+	}
+	unclear := map[table]map[dataplane.RouteKey]bool{}
+	many := len(o.scope.Keys.Routes) > fewKeys
+	for key := range o.scope.Keys.Routes {
+		if !many {
+			r, is, err := o.k.routeAt(key)
+			if err != nil {
+				return err
+			}
+			if is == found {
+				err = o.putRoute(r, true)
+			}
+			if err != nil {
+				return err
+			}
+			if is != unsure {
+				continue
+			}
+		}
+		t := table{family(key.Prefix.Addr()), kernelTable(key.Table)}
+		if unclear[t] == nil {
+			unclear[t] = map[dataplane.RouteKey]bool{}
+		}
+		unclear[t][key] = true
+	}
+	for t, keys := range unclear {
+		all, err := o.k.routesBy(routeFilter{family: t.family, table: t.number})
+		if err != nil {
+			return err
+		}
+		for _, r := range all {
+			if !keys[r.key] {
+				continue
+			}
+			if err := o.putRoute(r, true); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// putRoute files a route as ours or, if it stands on a key of the scope, as
+// foreign. The first with a key is the one that the kernel uses.
+func (o *observation) putRoute(r route, named bool) error {
+	_, ours := o.out.Have.Routes[r.key]
+	_, foreign := o.out.Occupied.Routes[r.key]
+	if r.other || ours || foreign {
+		return nil
+	}
+	name, err := o.linkName(r.index)
+	if err != nil {
+		return err
+	}
+	value := r.value(name)
+	switch {
+	case r.protocol == o.k.protocol && (o.isOurs(r.index) || within(r.key.Prefix, o.scope.Domain.Networks)):
+		if !r.plain {
+			value = dataplane.Route{} // like no wanted one
+		}
+		o.out.Have.Routes[r.key] = value
+	case o.leftByFlannel(r):
+		value.Unmarked = true
+		o.out.Have.Routes[r.key] = value
+	case named:
+		o.out.Occupied.Routes[r.key] = value
+	}
+	return nil
+}
+
+// leftByFlannel tells a route in the shape in which flannel writes those to its
+// peers: through our device, via the network address of its own prefix, with
+// no protocol of its own.
+func (o *observation) leftByFlannel(r route) bool {
+	return r.plain && r.onlink && r.protocol == unix.RTPROT_BOOT && r.via == r.key.Prefix.Addr() &&
+		o.isOurs(r.index) && within(r.key.Prefix, o.scope.Domain.Networks)
+}
+
+func (o *observation) isOurs(index int) bool {
+	for _, l := range o.mine {
+		if l.index == index {
+			return true
+		}
+	}
+	return false
+}
+
+// linkName gives our devices under their wanted names.
+func (o *observation) linkName(index int) (string, error) {
+	if name, ok := o.names[index]; ok || index == 0 {
+		return name, nil
+	}
+	l, _, err := o.k.linkByIndex(index)
+	if err != nil {
+		return "", err
+	}
+	o.names[index] = l.name
+	return l.name, nil
+}
+
+// occupant looks at what an exclusive creation met.
+func (k *Kernel) occupant(key dataplane.RouteKey, domain dataplane.Domain) (ours bool, foreign dataplane.Route, err error) {
+	o := &observation{k: k, names: map[int]string{}, scope: dataplane.Scope{
+		Keys:   dataplane.State{Routes: map[dataplane.RouteKey]dataplane.Route{key: {}}},
+		Domain: domain,
+	}}
+	o.out.Have.Routes = map[dataplane.RouteKey]dataplane.Route{}
+	o.out.Occupied.Routes = map[dataplane.RouteKey]dataplane.Route{}
+	if err := o.links(); err != nil {
+		return false, dataplane.Route{}, err
+	}
+	if err := o.routeKeys(); err != nil {
+		return false, dataplane.Route{}, err
+	}
+	_, ours = o.out.Have.Routes[key]
+	return ours, o.out.Occupied.Routes[key], nil
+}

@@ -1,0 +1,257 @@
+package linux
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+)
+
+// route is an entry of a routing table.
+type route struct {
+	key      dataplane.RouteKey
+	protocol uint8
+	index    int // of the interface; 0 for none or several
+	via, src netip.Addr
+	onlink   bool
+	unicast  bool
+	// plain: unicast with one next hop, and nothing that dataplane.Route
+	// can't say (nexthop objects, multipath, tunnels, metrics).
+	plain bool
+	// other: the kernel keeps it apart from the route with the same key (it
+	// is for one type of service only, or from one source).
+	other bool
+}
+
+// routeFilter is what a dump asks for; zero fields don't matter.
+type routeFilter struct {
+	family   uint8
+	protocol uint8
+	index    int
+	table    int // as in the kernel: 254 is main
+	defaults bool
+}
+
+// rtaNexthop is RTA_NH_ID (linux/rtnetlink.h), which x/sys lacks.
+const rtaNexthop = 30
+
+func parseRoute(m []byte) (route, bool) {
+	if len(m) < unix.SizeofRtMsg {
+		return route{}, false
+	}
+	header := nl.DeserializeRtMsg(m)
+	if header.Flags&unix.RTM_F_CLONED != 0 || header.Family != unix.AF_INET && header.Family != unix.AF_INET6 {
+		return route{}, false
+	}
+	dst := anyPrefix(header.Family).Addr()
+	table := uint32(header.Table)
+	r := route{
+		protocol: header.Protocol,
+		onlink:   header.Flags&unix.RTNH_F_ONLINK != 0,
+		unicast:  header.Type == unix.RTN_UNICAST,
+		plain:    header.Type == unix.RTN_UNICAST,
+		other:    header.Tos != 0 || header.Src_len != 0,
+	}
+	for a := range attrs(m[unix.SizeofRtMsg:]) {
+		switch a.kind {
+		case unix.RTA_DST:
+			dst = a.addr()
+		case unix.RTA_TABLE:
+			table = a.uint32()
+		case unix.RTA_PRIORITY:
+			r.key.Metric = int(a.uint32())
+		case unix.RTA_OIF:
+			r.index = int(a.uint32())
+		case unix.RTA_GATEWAY:
+			r.via = a.addr()
+		case unix.RTA_PREFSRC:
+			r.src = a.addr()
+		case unix.RTA_MULTIPATH:
+			r.plain = false
+			r.firstHop(a.value)
+		case rtaNexthop, unix.RTA_VIA, unix.RTA_METRICS, unix.RTA_ENCAP_TYPE, unix.RTA_NEWDST:
+			r.plain = false
+		}
+	}
+	if table != unix.RT_TABLE_MAIN {
+		r.key.Table = int(table)
+	}
+	r.key.Prefix = netip.PrefixFrom(dst, int(header.Dst_len))
+	return r, r.key.Prefix.IsValid()
+}
+
+// firstHop reads the first next hop of several: enough to name the route.
+func (r *route) firstHop(b []byte) {
+	if len(b) < unix.SizeofRtNexthop {
+		return
+	}
+	hop := nl.DeserializeRtNexthop(b)
+	r.index = int(hop.Ifindex)
+	size := min(len(b), max(unix.SizeofRtNexthop, int(hop.RtNexthop.Len)))
+	for a := range attrs(b[unix.SizeofRtNexthop:size]) {
+		if a.kind == unix.RTA_GATEWAY {
+			r.via = a.addr()
+		}
+	}
+}
+
+// routesBy dumps the routes that the filter lets through, in all tables if it
+// names none. The kernel filters from 4.20 on; what it sends too much is
+// dropped here.
+func (k *Kernel) routesBy(f routeFilter) ([]route, error) {
+	c, err := k.route()
+	if err != nil {
+		return nil, err
+	}
+	header := &nl.RtMsg{RtMsg: unix.RtMsg{Family: f.family}}
+	data := []nl.NetlinkRequestData{header}
+	if c.strict {
+		header.Protocol = f.protocol
+		if f.table != 0 {
+			data = append(data, uint32Attr(unix.RTA_TABLE, uint32(f.table)))
+		}
+		if f.index != 0 {
+			data = append(data, uint32Attr(unix.RTA_OIF, uint32(f.index)))
+		}
+	}
+	all, err := dump(k, unix.RTM_GETROUTE, func(m []byte) (route, bool) {
+		if f.defaults && len(m) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(m).Dst_len != 0 {
+			return route{}, false // the kernel can't filter by prefix: skip them cheaply
+		}
+		r, ok := parseRoute(m)
+		return r, ok && f.lets(r)
+	}, data...)
+	if err != nil && !gone(err) { // gone: no such table, no such interface
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	return all, nil
+}
+
+func (f routeFilter) lets(r route) bool {
+	return (f.protocol == 0 || r.protocol == f.protocol) &&
+		(f.index == 0 || r.index == f.index) &&
+		(f.table == 0 || kernelTable(r.key.Table) == f.table)
+}
+
+func kernelTable(table int) int {
+	if table == 0 {
+		return unix.RT_TABLE_MAIN
+	}
+	return table
+}
+
+// value is the route in canonical form.
+func (r route) value(link string) dataplane.Route {
+	return dataplane.Route{Via: r.via, Link: link, OnLink: r.onlink, Src: r.src}
+}
+
+// verdict of a single get about a key.
+type verdict byte
+
+const (
+	unsure verdict = iota // only a dump can tell
+	found
+	absent
+)
+
+// routeAt asks for the route that a packet to the key's prefix would take
+// (RTM_F_FIB_MATCH: the entry of the table, not a cache entry made from it).
+// The kernel picks the longest prefix and, among the same, the lowest metric,
+// so the answer tells about the key unless another entry hides it.
+func (k *Kernel) routeAt(key dataplane.RouteKey) (route, verdict, error) {
+	ip := key.Prefix.Addr()
+	r, ok, err := get(k, unix.RTM_GETROUTE, parseRoute,
+		&nl.RtMsg{RtMsg: unix.RtMsg{
+			Family: family(ip), Dst_len: uint8(ip.BitLen()),
+			Flags: unix.RTM_F_LOOKUP_TABLE | unix.RTM_F_FIB_MATCH,
+		}}, addrAttr(unix.RTA_DST, ip))
+	switch {
+	case errors.Is(err, unix.ENETUNREACH):
+		return route{}, absent, nil
+	case refusal(err) || err == nil && !ok:
+		return route{}, unsure, nil // a blackhole, unreachable or prohibit route; or an old kernel
+	case err != nil:
+		return route{}, unsure, fmt.Errorf("look up route %s: %w", key, err)
+	}
+	return r, judge(key, r), nil
+}
+
+// refusal is how the kernel answers for a route that lets nothing pass.
+func refusal(err error) bool {
+	return errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL) ||
+		errors.Is(err, unix.EOPNOTSUPP)
+}
+
+func judge(key dataplane.RouteKey, r route) verdict {
+	switch {
+	case r.other || r.key.Table != key.Table:
+		return unsure
+	case r.key == key:
+		return found
+	case r.key.Prefix == key.Prefix && r.key.Metric > key.Metric,
+		r.key.Prefix.Bits() < key.Prefix.Bits():
+		return absent
+	}
+	return unsure
+}
+
+// putRoute creates a route, or replaces what stands on its key.
+func (k *Kernel) putRoute(key dataplane.RouteKey, want dataplane.Route, index, flags int) error {
+	header := routeHeader(key)
+	header.Protocol = k.protocol
+	header.Type = unix.RTN_UNICAST
+	header.Scope = unix.RT_SCOPE_UNIVERSE
+	if want.OnLink {
+		header.Flags = unix.RTNH_F_ONLINK
+	}
+	data := routeData(header, key)
+	if want.Via.IsValid() {
+		data = append(data, addrAttr(unix.RTA_GATEWAY, want.Via))
+	}
+	if want.Src.IsValid() {
+		data = append(data, addrAttr(unix.RTA_PREFSRC, want.Src))
+	}
+	if index != 0 {
+		data = append(data, uint32Attr(unix.RTA_OIF, uint32(index)))
+	}
+	return k.write(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|flags, data...)
+}
+
+// deleteRoute names the protocol, so that it can't hit a foreign route which
+// took the key meanwhile.
+func (k *Kernel) deleteRoute(key dataplane.RouteKey, seen dataplane.Route, index int) error {
+	header := routeHeader(key)
+	header.Scope = unix.RT_SCOPE_NOWHERE
+	header.Protocol = k.protocol
+	if seen.Unmarked {
+		header.Protocol = unix.RTPROT_BOOT
+	}
+	data := routeData(header, key)
+	if seen.Via.IsValid() {
+		data = append(data, addrAttr(unix.RTA_GATEWAY, seen.Via))
+	}
+	if index != 0 {
+		data = append(data, uint32Attr(unix.RTA_OIF, uint32(index)))
+	}
+	return ignoreGone(k.write(unix.RTM_DELROUTE, 0, data...))
+}
+
+func routeHeader(key dataplane.RouteKey) *nl.RtMsg {
+	return &nl.RtMsg{RtMsg: unix.RtMsg{
+		Family: family(key.Prefix.Addr()), Dst_len: uint8(key.Prefix.Bits()),
+	}}
+}
+
+func routeData(header *nl.RtMsg, key dataplane.RouteKey) []nl.NetlinkRequestData {
+	data := []nl.NetlinkRequestData{
+		header, addrAttr(unix.RTA_DST, key.Prefix.Addr()), uint32Attr(unix.RTA_TABLE, uint32(kernelTable(key.Table))),
+	}
+	if key.Metric != 0 {
+		data = append(data, uint32Attr(unix.RTA_PRIORITY, uint32(key.Metric)))
+	}
+	return data
+}
