@@ -154,24 +154,28 @@ func watchCases() map[string]func(*bench) {
 }
 
 // ownWrites can't wait for silence. A change by the world is the fence: what
-// was told until then is from our own writes.
+// was told until then is from our own writes, or from an underlay that is
+// young and still finds its carrier and addresses. It gets time for that.
 func ownWrites(b *bench) {
-	want := everything(2)
-	b.settle(want)
+	b.settle(everything(2))
 	n := b.watch()
-	next := everything(3)
-	b.apply(b.plan(next, full()))
 	s := sides()[0]
 	fence := oneFDB(dataplane.FDBKey{Link: s.dev, MAC: s.mac(9)}, s.vtep(9))
-	b.Admin.Put(fence)
 	known := everything(3)
 	known.Merge(fence)
-	n.until(fence, known)
-	if n.seen.All {
-		b.Error("writing two peers made everything dirty")
-	}
-	for name := range n.seen.Keys.Links {
-		b.Errorf("writing two peers made the link %s dirty", name)
+	for deadline := time.Now().Add(2 * patience); ; {
+		for _, peers := range []int{3, 2} {
+			n.seen = dataplane.Scope{}
+			b.apply(b.plan(everything(peers), full()))
+			b.Admin.Put(fence)
+			n.until(fence, known)
+			if !n.seen.All && len(n.seen.Keys.Links) == 0 {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("writing a peer makes more dirty than itself: %+v", n.seen)
+		}
 	}
 }
 
