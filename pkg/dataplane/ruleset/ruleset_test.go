@@ -1,0 +1,76 @@
+package ruleset_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+)
+
+func match(s string, not bool) ruleset.Match {
+	return ruleset.Match{Prefix: netip.MustParsePrefix(s), Not: not}
+}
+
+func TestRuleText(t *testing.T) {
+	cases := map[string]ruleset.Rule{
+		`accept`: {Verdict: ruleset.Accept},
+		`meta mark & 0x4000 == 0x4000 return comment "kube-proxy's"`: {
+			Mark: 0x4000, Mask: 0x4000, Verdict: ruleset.Return, Comment: "kube-proxy's",
+		},
+		`meta mark & 0xff == 0x0 drop`: {Mask: 0xff, Verdict: ruleset.Drop},
+		`ip saddr 10.42.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random`: {
+			Src: match("10.42.0.0/16", false), Dst: match("224.0.0.0/4", true), Verdict: ruleset.MasqueradeFullyRandom,
+		},
+		`ip6 saddr != fd00:42::/48 ip6 daddr fd00:42::/48 masquerade comment "a \"b\""`: {
+			Src: match("fd00:42::/48", true), Dst: match("fd00:42::/48", false),
+			Verdict: ruleset.Masquerade, Comment: `a "b"`,
+		},
+	}
+	for want, rule := range cases {
+		if d := cmp.Diff(want, rule.String()); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+func TestKeyText(t *testing.T) {
+	for want, key := range map[string]ruleset.Key{
+		"ip weft forward":      {Table: "weft", Chain: "forward"},
+		"ip6 weft postrouting": {IPv6: true, Table: "weft", Chain: "postrouting"},
+	} {
+		if d := cmp.Diff(want, key.String()); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+func TestChainEqual(t *testing.T) {
+	accept := ruleset.Rule{Verdict: ruleset.Accept}
+	drop := ruleset.Rule{Verdict: ruleset.Drop}
+	chain := func(rules ...ruleset.Rule) ruleset.Chain {
+		return ruleset.Chain{Type: "filter", Hook: ruleset.Forward, Rules: rules}
+	}
+	one := chain(accept, drop)
+	if !one.Equal(chain(accept, drop)) || !chain().Equal(ruleset.Chain{Type: "filter", Hook: ruleset.Forward}) {
+		t.Error("chains of the same rules must be equal")
+	}
+	commented := accept
+	commented.Comment = "why"
+	others := map[string]ruleset.Chain{
+		"another order":      chain(drop, accept),
+		"a rule more":        chain(accept, drop, drop),
+		"a rule less":        chain(accept),
+		"another comment":    chain(commented, drop),
+		"another type":       {Type: "nat", Hook: ruleset.Forward, Rules: one.Rules},
+		"another hook":       {Type: "filter", Hook: ruleset.Prerouting, Rules: one.Rules},
+		"another priority":   {Type: "filter", Hook: ruleset.Forward, Priority: 1, Rules: one.Rules},
+		"not what weft made": chain(accept, ruleset.Rule{Verdict: ruleset.Unknown}),
+	}
+	for name, other := range others {
+		if one.Equal(other) || other.Equal(one) {
+			t.Errorf("%s: taken as equal", name)
+		}
+	}
+}
