@@ -129,40 +129,53 @@ func (t *table[K, V]) sweep(s *State, op Op) {
 	}
 }
 
-// thin drops and spoils entries of a state at random; what stands on a link
-// that is not there is not there either.
+// thin drops and spoils entries of a state at random, the same ones for the
+// same r; what stands on a link goes with it.
 func thin(s State, r *rand.Rand) State {
 	out := union(s)
-	for name, l := range out.Links {
-		switch r.IntN(5) {
+	for _, op := range Diff(s, Observed{}).Ops {
+		var scope Scope
+		scope.AddOp(op)
+		if out.Within(scope).Len() == 0 {
+			continue // it went with its link
+		}
+		op.Old = op.New
+		switch r.IntN(4) {
 		case 0:
-			delete(out.Links, name)
-			sweepLink(&out, name)
+			op.Verb = Delete
+			perform(&out, op)
 		case 1:
-			l.MAC, l.MTU = vtep(0xf000+r.IntN(9)), 1400
-			out.Links[name] = l
-		case 2:
-			l.Port = 4789
-			out.Links[name] = l
+			op.Verb, op.New = Change, spoilt(op.New, r)
+			perform(&out, op)
 		}
 	}
-	spoil(out.Addrs, r, func(v struct{}) struct{} { return v })
-	spoil(out.FDB, r, func(netip.Addr) netip.Addr { return addr("192.0.2.%d", r.IntN(9)) })
-	spoil(out.Neighs, r, func(mac.Addr) mac.Addr { return vtep(0xe000 + r.IntN(9)) })
-	spoil(out.Routes, r, func(v Route) Route { v.Unmarked = true; return v })
-	spoil(out.Sysctls, r, func(string) string { return "0" })
 	return out
 }
 
-func spoil[K comparable, V any](m map[K]V, r *rand.Rand, change func(V) V) {
-	for k, v := range m {
-		switch r.IntN(4) {
+// spoilt is a wrong value of the same type.
+func spoilt(v any, r *rand.Rand) any {
+	switch v := v.(type) {
+	case string:
+		return v + "0"
+	case Link:
+		switch r.IntN(3) {
 		case 0:
-			delete(m, k)
+			v.MAC = vtep(0xf000 + r.IntN(9))
 		case 1:
-			m[k] = change(v)
+			v.Port = 4789
+		default:
+			v.MTU--
 		}
+		return v
+	case netip.Addr:
+		return v.Next()
+	case mac.Addr:
+		return vtep(0xe000 + r.IntN(9))
+	case Route:
+		v.Unmarked = true
+		return v
 	}
+	return v
 }
 
 // broken names the entries that lack what they stand on: a route its
