@@ -6,12 +6,12 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/weftnet/weft/subnet"
@@ -94,10 +94,7 @@ func (s *Server) wake() {
 // list gives the leases, the oldest first. The caller holds mu.
 func (s *Server) list() []subnet.Lease {
 	return slices.SortedFunc(maps.Values(s.leases), func(a, b subnet.Lease) int {
-		if a.Created != b.Created {
-			return int(a.Created - b.Created)
-		}
-		return strings.Compare(a.ID, b.ID)
+		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID))
 	})
 }
 
