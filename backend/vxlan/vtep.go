@@ -60,18 +60,27 @@ func parseExact(b []byte) (v VTEP, ok bool) {
 	if b, ok = bytes.CutPrefix(b[digits:], []byte(`,"VtepMAC":"`)); !ok {
 		return v, false
 	}
-	if b, ok = bytes.CutSuffix(b, []byte(`"}`)); !ok || len(b) != len("00:00:00:00:00:00") {
+	if b, ok = bytes.CutSuffix(b, []byte(`"}`)); !ok {
 		return v, false
 	}
-	for i := range v.MAC {
+	v.MAC, ok = parseMAC(b)
+	return v, ok
+}
+
+// parseMAC reads the colon form alone.
+func parseMAC(b []byte) (addr mac.Addr, ok bool) {
+	if len(b) != len("00:00:00:00:00:00") {
+		return addr, false
+	}
+	for i := range addr {
 		hi, ok1 := nibble(b[3*i])
 		lo, ok2 := nibble(b[3*i+1])
 		if !ok1 || !ok2 || i < 5 && b[3*i+2] != ':' {
-			return v, false
+			return addr, false
 		}
-		v.MAC[i] = hi<<4 | lo
+		addr[i] = hi<<4 | lo
 	}
-	return v, true
+	return addr, true
 }
 
 func nibble(c byte) (byte, bool) {

@@ -153,7 +153,8 @@ func shareOf(lease subnet.Lease, f family) (subnet.Share, bool) {
 func announced(lease subnet.Lease, share subnet.Share) (VTEP, error) {
 	vtep, err := ParseVTEP(share.Data)
 	if err != nil {
-		return VTEP{}, fmt.Errorf("our lease %s for %s: %v; it has to be announced again", lease.ID, share.Subnet, err)
+		return VTEP{}, fmt.Errorf("our lease %s for %s: %s; it has to be announced again",
+			lease.ID, share.Subnet, err.Error())
 	}
 	return vtep, nil
 }
