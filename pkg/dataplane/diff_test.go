@@ -44,7 +44,9 @@ func diffCases() []diffCase {
 	down := relink(one(2), dev4, func(l *Link) { l.Up = false })
 	down.Routes, down.Neighs = nil, nil
 
-	foreignRoute := State{Routes: map[RouteKey]Route{{Prefix: prefix("10.42.2.0/24")}: {Via: addr("192.168.77.9"), Link: "eth0"}}}
+	foreignRoute := State{Routes: map[RouteKey]Route{
+		{Prefix: prefix("10.42.2.0/24")}: {Via: addr("192.168.77.9"), Link: "eth0"},
+	}}
 	foreignLink := State{Links: map[string]Link{dev4: {VNI: 7, Port: 4789, MTU: 1500}}}
 	foreignDummy := State{Links: map[string]Link{dev4: {MTU: 1500, MAC: vtep(0x77), Up: true}}}
 
@@ -62,7 +64,10 @@ func diffCases() []diffCase {
 	newMAC.Neighs = map[NeighKey]mac.Addr{{dev4, addr("10.42.2.0")}: vtep(0x99)}
 
 	rules := union(State{Sysctls: map[string]string{"net/ipv4/ip_forward": "1"}, Chains: chainOf(ruleset.Accept)})
-	oldRules := State{Sysctls: map[string]string{"net/ipv4/ip_forward": "0", "net/ipv4/x": "1"}, Chains: chainOf(ruleset.Drop)}
+	oldRules := State{
+		Sysctls: map[string]string{"net/ipv4/ip_forward": "0", "net/ipv4/x": "1"},
+		Chains:  chainOf(ruleset.Drop),
+	}
 	stale := ruleset.Key{Table: "weft", Chain: "stale"}
 	oldRules.Chains[stale] = ruleset.Chain{Type: "filter", Hook: ruleset.Forward}
 
