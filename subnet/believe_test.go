@@ -207,7 +207,7 @@ func (b *believer) see(now time.Duration, next subnet.Snapshot) []string {
 
 func TestBelieveOverTime(t *testing.T) {
 	type step struct {
-		at   time.Duration // seconds
+		at   int // seconds
 		next subnet.Snapshot
 		want []string
 	}
@@ -263,7 +263,7 @@ func TestBelieveOverTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var b believer
 			for _, s := range steps {
-				if diff := cmp.Diff(s.want, b.see(s.at*time.Second, s.next)); diff != "" {
+				if diff := cmp.Diff(s.want, b.see(time.Duration(s.at)*time.Second, s.next)); diff != "" {
 					t.Errorf("second %d (-want +have):\n%s", s.at, diff)
 				}
 			}
