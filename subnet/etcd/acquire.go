@@ -175,11 +175,11 @@ func (a *acquiring) announce(id string, subnets []netip.Prefix) (subnet.Lease, [
 		}
 		shares = append(shares, subnet.Share{Subnet: p, Public: a.c.Shares[i].Public, Data: a.c.Shares[i].Data})
 	}
-	return written(id, a.c.Backend, shares)
+	return readBack(id, a.c.Backend, shares)
 }
 
-// written gives the value of a lease, and the lease as it reads back.
-func written(id, backend string, shares []subnet.Share) (subnet.Lease, []byte, error) {
+// readBack gives the value of a lease, and the lease as it reads back.
+func readBack(id, backend string, shares []subnet.Share) (subnet.Lease, []byte, error) {
 	raw, err := encodeValue(backend, shares)
 	if err != nil {
 		return subnet.Lease{}, nil, err

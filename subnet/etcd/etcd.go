@@ -56,10 +56,15 @@ type Store struct {
 	log    logrus.FieldLogger
 	config clientv3.Config
 
-	life   context.Context // ends with Close
-	close  context.CancelFunc
-	lock   chan struct{} // holds one; whoever put it there may touch client
-	client *clientv3.Client
+	life    context.Context // ends with Close
+	close   context.CancelFunc
+	dialing mutex // guards client
+	client  *clientv3.Client
+
+	// publishing guards written: what this Store has published under an ID,
+	// and what it perhaps has, as the answer was lost.
+	publishing mutex
+	written    map[string][]subnet.Lease
 }
 
 var _ subnet.Store = (*Store)(nil)
@@ -87,7 +92,10 @@ func New(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: o, log: o.Log, lock: make(chan struct{}, 1)}
+	s := &Store{
+		opts: o, log: o.Log,
+		dialing: make(mutex, 1), publishing: make(mutex, 1), written: map[string][]subnet.Lease{},
+	}
 	s.life, s.close = context.WithCancel(context.Background())
 	if s.log == nil {
 		s.log = quiet()
@@ -125,8 +133,8 @@ func New(o Options) (*Store, error) {
 // Close ends the connection; calls that are under way fail.
 func (s *Store) Close() error {
 	s.close()
-	s.lock <- struct{}{}
-	defer func() { <-s.lock }()
+	s.dialing <- struct{}{}
+	defer s.dialing.unlock()
 	if s.client == nil {
 		return nil
 	}
@@ -141,12 +149,10 @@ func (s *Store) Close() error {
 // dial gives the client. With a user name the client logs in while it is
 // made, and can't be made while etcd is away: hence here and not in New.
 func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
-	select {
-	case s.lock <- struct{}{}:
-		defer func() { <-s.lock }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := s.dialing.lock(ctx); err != nil {
+		return nil, err
 	}
+	defer s.dialing.unlock()
 	if s.life.Err() != nil {
 		return nil, errClosed
 	}

@@ -29,25 +29,36 @@ func (s *Store) Publish(ctx context.Context, old, next subnet.Lease) (subnet.Lea
 	fail := func(err error) (subnet.Lease, error) {
 		return subnet.Lease{}, fmt.Errorf("publish lease %s in etcd at %s: %w", old.ID, s.endpoints(), err)
 	}
-	want, raw, err := written(old.ID, next.Backend, next.Shares)
+	want, raw, err := readBack(old.ID, next.Backend, next.Shares)
 	if err != nil {
 		return fail(err)
 	}
+	want.Created = old.Created
 	if !slices.EqualFunc(want.Shares, next.Shares, func(a, b subnet.Share) bool { return a.Subnet == b.Subnet }) {
 		return fail(badField("subnet", "can't be changed: %v", subnetsOf(next)))
 	}
+	if s.publishing.lock(ctx) != nil {
+		return fail(ctx.Err())
+	}
+	defer s.publishing.unlock()
+	s.written[old.ID] = append(s.written[old.ID], want)
 	out := outage{log: s.log}
-	for n := 0; ; n++ {
-		l, err := s.publish(ctx, old, want, raw)
+	for n, unsure := 0, false; ; n++ {
+		l, err := s.publish(ctx, old, want, raw, unsure)
 		switch {
 		case err == nil:
 			out.end()
+			s.written[old.ID] = []subnet.Lease{l}
 			return l, nil
 		case errors.Is(err, subnet.ErrLeaseLost), errors.Is(err, subnet.ErrLeaseChanged), hopeless(err):
+			if !unsure { // it was not written
+				s.written[old.ID] = s.written[old.ID][:len(s.written[old.ID])-1]
+			}
 			return fail(err)
 		case ctx.Err() != nil:
 			return fail(endedBy(ctx, err))
 		}
+		unsure = true
 		out.begin(err)
 		if pause(ctx, n, waitFirst, waitLongest) != nil {
 			return fail(endedBy(ctx, err))
@@ -63,13 +74,14 @@ func subnetsOf(l subnet.Lease) []netip.Prefix {
 	return out
 }
 
-func (s *Store) publish(ctx context.Context, old, want subnet.Lease, raw []byte) (subnet.Lease, error) {
+// publish tries once. If unsure, an earlier try may have got through without an
+// answer, and then what stands there is what we want.
+func (s *Store) publish(ctx context.Context, old, want subnet.Lease, raw []byte, unsure bool) (subnet.Lease, error) {
 	cli, err := s.dial(ctx)
 	if err != nil {
 		return subnet.Lease{}, err
 	}
 	key := s.key(old.ID)
-	want.Created = old.Created
 	err = attempt(ctx, func(ctx context.Context) error {
 		resp, err := cli.Txn(ctx).
 			If(clientv3.Compare(clientv3.ModRevision(key), "=", old.Revision),
@@ -84,13 +96,15 @@ func (s *Store) publish(ctx context.Context, old, want subnet.Lease, raw []byte)
 			want.Revision = resp.Header.Revision
 			return nil
 		}
-		// What stands there may be our own last try, whose answer was lost.
 		kvs := resp.Responses[0].GetResponseRange().GetKvs()
 		if len(kvs) == 0 {
 			return subnet.ErrLeaseLost
 		}
 		want.Revision = kvs[0].ModRevision
-		return judge(kvs[0], want)
+		if err := judge(kvs[0], want); err != nil || unsure {
+			return err
+		}
+		return subnet.ErrLeaseChanged
 	})
 	return want, err
 }
@@ -113,9 +127,9 @@ func judge(kv *mvccpb.KeyValue, l subnet.Lease) error {
 }
 
 // Hold implements subnet.Store: keep-alives on the etcd lease of the key, and a
-// watch on the key. It holds exactly what l says: stop it before Publish, and
-// hold what Publish gives. A key without an etcd lease is a reservation, which
-// needs no keep-alive and is only watched.
+// watch on the key. What this Store publishes meanwhile it goes on to hold. A
+// key without an etcd lease is a reservation, which needs no keep-alive and is
+// only watched.
 func (s *Store) Hold(ctx context.Context, l subnet.Lease) error {
 	h := &holding{s: s, l: l, out: outage{log: s.log.WithField("lease", l.ID)}}
 	for ; ; h.tries++ {
@@ -170,7 +184,7 @@ func (h *holding) round(ctx context.Context) error {
 			if !open {
 				return errEnded
 			}
-			if err := h.take(resp, kv.Lease); err != nil {
+			if err := h.take(ctx, cli, resp, kv.Lease); err != nil {
 				return err
 			}
 		case _, open := <-alive:
@@ -191,10 +205,36 @@ func (h *holding) round(ctx context.Context) error {
 	}
 }
 
-// read gives the key as it stands, and the revision of the store.
+// read gives the key as it stands, and the revision of the store. If it is not
+// as we know it, that may be our own doing: once no Publish is under way, what
+// was published is known, and counts if it stands there.
 func (h *holding) read(ctx context.Context, cli *clientv3.Client) (kv *mvccpb.KeyValue, revision int64, err error) {
+	kv, revision, err = h.s.readKey(ctx, cli, h.l.ID)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := judge(kv, h.l); !errors.Is(err, subnet.ErrLeaseChanged) {
+		return kv, revision, err
+	}
+	if err := h.s.publishing.lock(ctx); err != nil {
+		return nil, 0, err
+	}
+	defer h.s.publishing.unlock()
+	if kv, revision, err = h.s.readKey(ctx, cli, h.l.ID); err != nil {
+		return nil, 0, err
+	}
+	for _, l := range h.s.written[h.l.ID] {
+		if judge(kv, l) == nil {
+			h.l = l
+			return kv, revision, nil
+		}
+	}
+	return kv, revision, judge(kv, h.l)
+}
+
+func (s *Store) readKey(ctx context.Context, cli *clientv3.Client, id string) (kv *mvccpb.KeyValue, revision int64, err error) {
 	err = attempt(ctx, func(ctx context.Context) error {
-		resp, err := cli.Get(ctx, h.s.key(h.l.ID))
+		resp, err := cli.Get(ctx, s.key(id))
 		if err != nil {
 			return err
 		}
@@ -202,12 +242,12 @@ func (h *holding) read(ctx context.Context, cli *clientv3.Client) (kv *mvccpb.Ke
 			return subnet.ErrLeaseLost
 		}
 		kv, revision = resp.Kvs[0], resp.Header.Revision
-		return judge(kv, h.l)
+		return nil
 	})
 	return kv, revision, err
 }
 
-func (h *holding) take(resp clientv3.WatchResponse, lease int64) error {
+func (h *holding) take(ctx context.Context, cli *clientv3.Client, resp clientv3.WatchResponse, lease int64) error {
 	if err := resp.Err(); err != nil {
 		return err
 	}
@@ -215,7 +255,11 @@ func (h *holding) take(resp clientv3.WatchResponse, lease int64) error {
 		if e.Type == mvccpb.Event_DELETE {
 			return subnet.ErrLeaseLost
 		}
-		if err := judge(e.Kv, h.l); err != nil {
+		if err := judge(e.Kv, h.l); errors.Is(err, subnet.ErrLeaseChanged) {
+			if _, _, err := h.read(ctx, cli); err != nil {
+				return err
+			}
+		} else if err != nil {
 			return err
 		}
 		if e.Kv.Lease != lease { // renewed in flannel's way: a new grant and a put

@@ -21,6 +21,20 @@ const (
 	requestTimeout = 10 * time.Second // one request; then the next try
 )
 
+// mutex can be waited for with a context: what it guards goes over the network.
+type mutex chan struct{}
+
+func (m mutex) lock(ctx context.Context) error {
+	select {
+	case m <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (m mutex) unlock() { <-m }
+
 // pause waits before try n (from 0): up to twice as long each time, at most
 // longest, and at random so that the nodes of a cluster don't come as one.
 func pause(ctx context.Context, n int, first, longest time.Duration) error {

@@ -44,21 +44,11 @@ func newView(configKey, leasesKey string) *view {
 }
 
 // reset replaces everything by the answer to one read of the whole prefix.
-// Of the same store, the last valid configuration stays while the one that
-// stands there is not valid.
 func (v *view) reset(h *etcdserverpb.ResponseHeader, all []*mvccpb.KeyValue) {
 	next := newView(v.configKey, v.leasesKey)
 	next.cluster, next.term, next.revision = h.ClusterId, h.RaftTerm, h.Revision
-	if v.cluster == next.cluster && !v.regressed(h) {
-		next.config = v.config
-	}
-	hasConfig := false
 	for _, kv := range all {
-		hasConfig = hasConfig || string(kv.Key) == v.configKey
 		next.put(kv)
-	}
-	if !hasConfig {
-		next.config = subnet.Config{}
 	}
 	*v = *next
 }
@@ -132,6 +122,7 @@ func (v *view) remove(key string) (changed bool) {
 func (v *view) setConfig(raw []byte) {
 	c, err := subnet.ParseConfig(raw)
 	if err != nil {
+		v.config = subnet.Config{}
 		why := subnet.Skipped{ID: v.configKey, Field: "configuration", Reason: err.Error()}
 		v.malformed[v.configKey] = broken{why: why}
 		return
