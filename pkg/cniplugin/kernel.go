@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
@@ -123,7 +124,8 @@ func (k *kernel) createPair(a attachment) error {
 // connect configures both ends. The host's end comes up first, so that the
 // pod's has a carrier when it comes up.
 func (k *kernel) connect(a attachment, bridge hostLink) error {
-	if err := k.connectHost(a, bridge); err != nil {
+	hostIndex, err := k.connectHost(a, bridge)
+	if err != nil {
 		return err
 	}
 	if err := k.inPod(func() error { return setSysctls(a.podSysctls) }); err != nil {
@@ -135,6 +137,12 @@ func (k *kernel) connect(a attachment, bridge hostLink) error {
 	}
 	if err != nil {
 		return refused("set "+a.podIf+" up in the pod", err)
+	}
+	// In this order: a bridge is ready when one of its ports is.
+	if err := errors.Join(
+		settle(k.pod, pod.Attrs().Index), settle(k.host, hostIndex), settle(k.host, bridge.index),
+	); err != nil {
+		return err
 	}
 	for _, p := range a.podAddrs {
 		if err := addAddr(k.pod, pod, p); err != nil {
@@ -163,11 +171,51 @@ func (k *kernel) addPodRoutes(a attachment, index int) error {
 	return nil
 }
 
-func (k *kernel) connectHost(a attachment, bridge hostLink) error {
+// settle waits until the kernel acts on the carrier that the link has by now.
+// It does so in a work queue, and until then a bridge's port forwards nothing
+// and IPv6 doesn't use the link: the pod's first packet would be lost, and its
+// resend takes a second. Since Linux 6.8 the question alone settles it
+// (linkwatch_sync_dev in rtnl_getlink); before, it is a matter of milliseconds.
+// A link that doesn't come up is for the pod's probes to find, not for us.
+func settle(h *netlink.Handle, index int) error {
+	const patience, step = time.Second, time.Millisecond
+	if index == 0 {
+		return nil
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(step) {
+		link, err := h.LinkByIndex(index)
+		if err != nil {
+			return refused(fmt.Sprintf("ask for the state of link %d", index), err)
+		}
+		// The kernel's own rule (netif_oper_up): a bridge that never was
+		// without a carrier stays unknown for ever.
+		state := link.Attrs().OperState
+		if state == netlink.OperUp || state == netlink.OperUnknown || time.Now().After(end) {
+			return nil
+		}
+	}
+}
+
+// connectHost gives the index of the host's end.
+func (k *kernel) connectHost(a attachment, bridge hostLink) (int, error) {
 	link, err := k.host.LinkByName(a.hostIf)
 	if err != nil {
-		return refused("find "+a.hostIf, err)
+		return 0, refused("find "+a.hostIf, err)
 	}
+	if err := k.enslave(link, a, bridge); err != nil {
+		return 0, err
+	}
+	if err := setSysctls(a.hostSysctls); err != nil {
+		return 0, err
+	}
+	if err := k.host.LinkSetUp(link); err != nil {
+		return 0, refused("set "+a.hostIf+" up", err)
+	}
+	return link.Attrs().Index, k.addHostRoutes(link, a)
+}
+
+// enslave makes the host's end a port of the bridge, if there is one.
+func (k *kernel) enslave(link netlink.Link, a attachment, bridge hostLink) error {
 	if a.bridge != nil {
 		if err := k.host.LinkSetMasterByIndex(link, bridge.index); err != nil {
 			return refused(fmt.Sprintf("make %s a port of bridge %s", a.hostIf, a.bridge.name), err)
@@ -178,12 +226,11 @@ func (k *kernel) connectHost(a attachment, bridge hostLink) error {
 			}
 		}
 	}
-	if err := setSysctls(a.hostSysctls); err != nil {
-		return err
-	}
-	if err := k.host.LinkSetUp(link); err != nil {
-		return refused("set "+a.hostIf+" up", err)
-	}
+	return nil
+}
+
+// addHostRoutes is the host's half of point to point.
+func (k *kernel) addHostRoutes(link netlink.Link, a attachment) error {
 	for _, p := range a.hostAddrs {
 		if err := addAddr(k.host, link, p); err != nil {
 			return refused(fmt.Sprintf("add gateway %s to %s", p, a.hostIf), err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/net/icmp"
 	netipv4 "golang.org/x/net/ipv4"
 	netipv6 "golang.org/x/net/ipv6"
@@ -34,6 +35,64 @@ func reachAll(t *testing.T, from, to *netnstest.NS, of *types100.Result) {
 	for _, ip := range of.IPs {
 		reach(t, from, to, ip.Address.IP)
 	}
+}
+
+// When ADD returns, the path is open: a datagram for which nobody must be asked
+// first, and which nobody sends again, arrives.
+func TestFirstPacketArrives(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, ipv4)
+	p, first := newPod(t, 0)
+	n.add(p)
+	h, err := netlink.NewHandleAt(first.Handle())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	eth0, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := listen(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for i := range 20 {
+		p, ns := newPod(t, 1+i)
+		server, err := listen(ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		r := n.add(p)
+		hw, err := net.ParseMAC(r.Interfaces[2].Mac)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := r.IPs[0].Address.IP
+		if err := h.NeighSet(&netlink.Neigh{
+			LinkIndex: eth0.Attrs().Index, IP: addr, HardwareAddr: hw, State: netlink.NUD_PERMANENT,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		to := &net.UDPAddr{IP: addr, Port: server.LocalAddr().(*net.UDPAddr).Port}
+		if _, err := client.WriteTo([]byte("weft"), to); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := server.ReadFrom(make([]byte, 8)); err != nil {
+			t.Fatalf("pod %d: %v", i, err)
+		}
+	}
+}
+
+// listen opens a socket for datagrams, which waits for a while only.
+func listen(ns *netnstest.NS) (conn net.PacketConn, err error) {
+	ns.Do(func() { conn, err = net.ListenUDP("udp4", nil) })
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.SetDeadline(time.Now().Add(patience))
 }
 
 func ping(from *netnstest.NS, addr net.IP) error {
