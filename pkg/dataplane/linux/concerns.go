@@ -2,7 +2,9 @@ package linux
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -10,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/dataplane"
-	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
 )
 
@@ -55,10 +56,10 @@ func linkScope(names ...string) dataplane.Scope {
 
 func (m *memory) linkChange(b []byte, deleted, own bool) dataplane.Scope {
 	if len(b) < unix.SizeofIfInfomsg || b[0] != unix.AF_UNSPEC {
-		return dataplane.Scope{}
+		return dataplane.Scope{} // AF_BRIDGE: about a bridge port, not about the link
 	}
 	index := int(int32(binary.NativeEndian.Uint32(b[4:])))
-	name, ours := m.devices[index]
+	_, ours := m.devices[index]
 	parent, isParent := m.under[index]
 	if !ours && !isParent && !m.mayBeOurs(b) {
 		return dataplane.Scope{}
@@ -67,30 +68,60 @@ func (m *memory) linkChange(b []byte, deleted, own bool) dataplane.Scope {
 	if !ok {
 		return dataplane.Scope{}
 	}
+	var s dataplane.Scope
 	switch {
 	case isParent:
 		return m.parentChange(parent, l, deleted)
 	case deleted:
-		delete(m.devices, index)
-		if !ours {
-			name = l.name // a foreign device gives our name free
-		}
-		delete(m.links, name)
-	case ours, m.adopt(l, &name):
-		v := l.value(m.under[l.vxlan.parentOrNone()].name)
-		if l.name != name {
-			v.Actual = l.name
-		}
-		if v == m.links[name] {
-			return dataplane.Scope{}
-		}
-		m.links[name] = v
+		s = m.linkGone(l)
 	default:
-		name = l.name // a foreign device takes our name
+		s = m.linkHere(l)
 	}
 	if own {
 		return dataplane.Scope{}
 	}
+	return s
+}
+
+// linkGone also sees a foreign device give a name of ours free.
+func (m *memory) linkGone(l link) dataplane.Scope {
+	name, ours := m.devices[l.index]
+	if !ours {
+		name = l.name
+	}
+	delete(m.devices, l.index)
+	delete(m.links, name)
+	if _, wanted := m.domain.Links[name]; !ours && !wanted {
+		return dataplane.Scope{}
+	}
+	return linkScope(name)
+}
+
+// linkHere compares our device with what it was when we last wrote or read it.
+// Notifications of links name no writer before Linux 6.2, and not always since.
+func (m *memory) linkHere(l link) dataplane.Scope {
+	name, ours := m.devices[l.index]
+	if !ours {
+		name, ours = m.adopt(l)
+	}
+	if !ours {
+		_, wanted := m.domain.Links[l.name]
+		switch {
+		case wanted: // a foreign device takes our name
+			return linkScope(l.name)
+		case m.parents[l.name]: // the underlay is back
+			return linkScope(slices.Collect(maps.Keys(m.domain.Links))...)
+		}
+		return dataplane.Scope{}
+	}
+	v := l.value(m.under[l.vxlan.parentOrNone()].name)
+	if l.name != name {
+		v.Actual = l.name
+	}
+	if v == m.links[name] {
+		return dataplane.Scope{}
+	}
+	m.links[name] = v
 	return linkScope(name)
 }
 
@@ -106,7 +137,8 @@ func (m *memory) mayBeOurs(b []byte) bool {
 	for a := range attrs(b[unix.SizeofIfInfomsg:]) {
 		switch a.kind {
 		case unix.IFLA_IFNAME:
-			if _, wanted := m.domain.Links[a.text()]; wanted {
+			name := a.text()
+			if _, wanted := m.domain.Links[name]; wanted || m.parents[name] {
 				return true
 			}
 		case unix.IFLA_LINKINFO:
@@ -121,22 +153,19 @@ func (m *memory) mayBeOurs(b []byte) bool {
 }
 
 // adopt recognises a new device by its identity.
-func (m *memory) adopt(l link, name *string) bool {
+func (m *memory) adopt(l link) (string, bool) {
+	taken := slices.Collect(maps.Values(m.devices))
 	for wanted, identity := range m.domain.Links {
-		taken := false
-		for _, have := range m.devices {
-			taken = taken || have == wanted
-		}
-		if !taken && l.is(identity) {
-			*name = wanted
+		if !slices.Contains(taken, wanted) && l.is(identity) {
 			m.devices[l.index] = wanted
-			return true
+			return wanted, true
 		}
 	}
-	return false
+	return "", false
 }
 
-// parentChange makes the devices on an underlay interface dirty.
+// parentChange makes the underlay interface dirty, which direct routes lead
+// through, and the devices on it.
 func (m *memory) parentChange(was underlay, l link, deleted bool) dataplane.Scope {
 	if deleted {
 		delete(m.under, l.index)
@@ -151,7 +180,7 @@ func (m *memory) parentChange(was underlay, l link, deleted bool) dataplane.Scop
 }
 
 func (m *memory) above(parent string) []string {
-	var names []string
+	names := []string{parent}
 	for name, l := range m.links {
 		if l.Parent == parent {
 			names = append(names, name)
@@ -174,7 +203,7 @@ func (m *memory) addrChange(b []byte, deleted bool) dataplane.Scope {
 	}
 	a, ok := parseAddress(b)
 	switch {
-	case !ok || a.prefix.Addr().IsLinkLocalUnicast():
+	case !ok || a.prefix.Addr().Is6() && a.prefix.Addr().IsLinkLocalUnicast():
 		return dataplane.Scope{}
 	case isParent:
 		if was, known := parent.addrs[a.prefix]; !deleted && known && was == a.flags {
@@ -268,57 +297,4 @@ func (m *memory) confChange(b []byte) dataplane.Scope {
 	}
 	m.sysctls[name] = value
 	return dataplane.Scope{Keys: dataplane.State{Sysctls: map[string]string{name: ""}}}
-}
-
-const (
-	sizeofNfgenmsg = 4
-	nftaTable      = 1 // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE
-	nftaRuleChain  = 2 // NFTA_RULE_CHAIN
-	nftaChainName  = 3 // NFTA_CHAIN_NAME
-)
-
-// chainChange looks at what nftables notifies. A change of a table is one of
-// all of its chains that we know.
-func (m *memory) chainChange(msg syscall.NetlinkMessage) dataplane.Scope {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	b := msg.Data
-	if msg.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(b) < sizeofNfgenmsg || m.ports[msg.Header.Pid] ||
-		b[0] != unix.NFPROTO_IPV4 && b[0] != unix.NFPROTO_IPV6 {
-		return dataplane.Scope{}
-	}
-	key := ruleset.Key{IPv6: b[0] == unix.NFPROTO_IPV6}
-	var second, third string
-	for a := range attrs(b[sizeofNfgenmsg:]) {
-		switch a.kind {
-		case nftaTable:
-			key.Table = a.text()
-		case nftaRuleChain:
-			second = a.text()
-		case nftaChainName:
-			third = a.text()
-		}
-	}
-	if !ourTable(key, m.domain.Tables) {
-		return dataplane.Scope{}
-	}
-	s := dataplane.Scope{Keys: dataplane.State{Chains: map[ruleset.Key]ruleset.Chain{}}}
-	switch msg.Header.Type & 0xff {
-	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
-		key.Chain = second
-	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
-		key.Chain = third
-	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
-		for known := range m.chains {
-			if known.IPv6 == key.IPv6 && known.Table == key.Table {
-				s.Keys.Chains[known] = ruleset.Chain{}
-			}
-		}
-		return s
-	default:
-		return dataplane.Scope{}
-	}
-	m.chains[key] = true
-	s.Keys.Chains[key] = ruleset.Chain{}
-	return s
 }

@@ -13,6 +13,7 @@ import (
 // port id is how Watch knows our own writing.
 type conn struct {
 	sockets map[int]*nl.SocketHandle
+	port    uint32
 	strict  bool // dumps are filtered in the kernel by what the request says
 }
 
@@ -48,13 +49,14 @@ func (k *Kernel) route() (*conn, error) {
 	_ = s.SetExtAck(true)
 	strict := !k.lenient &&
 		unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
-	k.rt = &conn{sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, strict: strict}
+	k.rt = &conn{sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, port: port, strict: strict}
 	k.memory.addPort(port)
 	return k.rt, nil
 }
 
 func (k *Kernel) closeRoute() {
 	if k.rt != nil {
+		k.memory.dropPort(k.rt.port)
 		k.rt.sockets[unix.NETLINK_ROUTE].Close()
 		k.rt = nil
 	}

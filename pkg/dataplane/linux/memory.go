@@ -23,6 +23,7 @@ type memory struct {
 	devices map[int]string  // our devices, by index → wanted name
 	links   map[string]dataplane.Link
 	under   map[int]underlay // the parents of our devices
+	parents map[string]bool  // names that our devices were planned on
 	routes  map[dataplane.RouteKey]bool
 	chains  map[ruleset.Key]bool
 	sysctls map[string]string // last known value; "" if there was none
@@ -58,6 +59,7 @@ func newMemory(protocol uint8) *memory {
 		devices:  map[int]string{},
 		links:    map[string]dataplane.Link{},
 		under:    map[int]underlay{},
+		parents:  map[string]bool{},
 		routes:   map[dataplane.RouteKey]bool{},
 		chains:   map[ruleset.Key]bool{},
 		sysctls:  map[string]string{ipForward: "", ip6Forward: ""},
@@ -69,6 +71,13 @@ func (m *memory) addPort(port uint32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ports[port] = true
+}
+
+// dropPort: the kernel may give the port id to another process next.
+func (m *memory) dropPort(port uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.ports, port)
 }
 
 // territory is the domain of the last Observe.
@@ -148,6 +157,9 @@ func (m *memory) planned(p dataplane.Plan) {
 			m.routes[key] = true
 		case ruleset.Key:
 			m.chains[key] = true
+		}
+		if l, ok := op.New.(dataplane.Link); ok && l.Parent != "" {
+			m.parents[l.Parent] = true
 		}
 	}
 }

@@ -16,7 +16,10 @@ import (
 )
 
 // nftConn is the nfnetlink socket, kept open like the other.
-type nftConn struct{ *nftables.Conn }
+type nftConn struct {
+	*nftables.Conn
+	port uint32
+}
 
 // transactions is how often a transaction is tried: it fails if somebody else
 // removes a chain between our look and our write.
@@ -35,7 +38,7 @@ func (k *Kernel) firewall() (*nftConn, error) {
 			port, err = portOf(c)
 			return err
 		}))
-		k.nft = &nftConn{c}
+		k.nft = &nftConn{c, port}
 		return err
 	})
 	if err != nil {
@@ -48,6 +51,7 @@ func (k *Kernel) firewall() (*nftConn, error) {
 
 func (k *Kernel) closeNft() {
 	if k.nft != nil {
+		k.memory.dropPort(k.nft.port)
 		_ = k.nft.CloseLasting()
 		k.nft = nil
 	}

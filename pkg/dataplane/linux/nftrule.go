@@ -104,8 +104,8 @@ func ones(bits, size int) []byte {
 }
 
 // verdicts in the order of their codes in the user data.
-func verdicts() [5]ruleset.Verdict {
-	return [...]ruleset.Verdict{
+func verdicts() []ruleset.Verdict {
+	return []ruleset.Verdict{
 		ruleset.Accept, ruleset.Return, ruleset.Drop, ruleset.Masquerade, ruleset.MasqueradeFullyRandom,
 	}
 }
@@ -168,10 +168,11 @@ func decodeRule(data []byte) (ruleset.Rule, error) {
 		}
 		data = data[size:]
 	}
-	if len(b) < 10 || b[0] != ruleFormat || int(b[1]) >= len(verdicts()) {
+	known := verdicts()
+	if len(b) < 10 || b[0] != ruleFormat || int(b[1]) >= len(known) {
 		return ruleset.Rule{}, errUserData
 	}
-	r.Verdict = verdicts()[b[1]]
+	r.Verdict = known[b[1]]
 	r.Mark, r.Mask = binary.BigEndian.Uint32(b[2:]), binary.BigEndian.Uint32(b[6:])
 	b = b[10:]
 	for _, m := range []*ruleset.Match{&r.Src, &r.Dst} {

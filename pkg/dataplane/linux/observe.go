@@ -25,6 +25,8 @@ type observation struct {
 	mine  map[string]link // our devices by wanted name
 	names map[int]string  // of interfaces, by index; ours by their wanted names
 	under map[int]link    // the parents of our devices
+
+	others []link // foreign interfaces that the scope names
 }
 
 // Observe reads what the scope speaks of.
@@ -95,6 +97,7 @@ func (o *observation) links() error {
 		}
 		if ok {
 			o.out.Occupied.Links[name] = foreign.value("")
+			o.others = append(o.others, foreign)
 		}
 	}
 	return nil

@@ -10,20 +10,7 @@ import (
 // the keys that the scope names.
 func (o *observation) routes() error {
 	for _, f := range families() {
-		filters := []routeFilter{}
-		if o.scope.All {
-			filters = append(filters, routeFilter{family: f, protocol: o.k.protocol})
-		}
-		for name, l := range o.mine {
-			if !o.whole(name) {
-				continue
-			}
-			if !o.scope.All {
-				filters = append(filters, routeFilter{family: f, protocol: o.k.protocol, index: l.index})
-			}
-			filters = append(filters, routeFilter{family: f, protocol: unix.RTPROT_BOOT, index: l.index})
-		}
-		for _, filter := range filters {
+		for _, filter := range o.routeFilters(f) {
 			all, err := o.k.routesBy(filter)
 			if err != nil {
 				return err
@@ -39,6 +26,27 @@ func (o *observation) routes() error {
 		return nil // foreign routes are found when a creation fails
 	}
 	return o.routeKeys()
+}
+
+func (o *observation) routeFilters(family uint8) []routeFilter {
+	var filters []routeFilter
+	if o.scope.All {
+		filters = append(filters, routeFilter{family: family, protocol: o.k.protocol})
+	} else {
+		for _, l := range o.others {
+			filters = append(filters, routeFilter{family: family, protocol: o.k.protocol, index: l.index})
+		}
+	}
+	for name, l := range o.mine {
+		if !o.whole(name) {
+			continue
+		}
+		if !o.scope.All {
+			filters = append(filters, routeFilter{family: family, protocol: o.k.protocol, index: l.index})
+		}
+		filters = append(filters, routeFilter{family: family, protocol: unix.RTPROT_BOOT, index: l.index})
+	}
+	return filters
 }
 
 // routeKeys reads single keys, and by a dump what single gets can't tell.
@@ -147,7 +155,9 @@ func (o *observation) linkName(index int) (string, error) {
 }
 
 // occupant looks at what an exclusive creation met.
-func (k *Kernel) occupant(key dataplane.RouteKey, domain dataplane.Domain) (ours bool, foreign dataplane.Route, err error) {
+func (k *Kernel) occupant(key dataplane.RouteKey, domain dataplane.Domain) (
+	ours bool, foreign dataplane.Route, err error,
+) {
 	o := &observation{k: k, names: map[int]string{}, scope: dataplane.Scope{
 		Keys:   dataplane.State{Routes: map[dataplane.RouteKey]dataplane.Route{key: {}}},
 		Domain: domain,

@@ -62,19 +62,8 @@ func parseRoute(m []byte) (route, bool) {
 			dst = a.addr()
 		case unix.RTA_TABLE:
 			table = a.uint32()
-		case unix.RTA_PRIORITY:
-			r.key.Metric = int(a.uint32())
-		case unix.RTA_OIF:
-			r.index = int(a.uint32())
-		case unix.RTA_GATEWAY:
-			r.via = a.addr()
-		case unix.RTA_PREFSRC:
-			r.src = a.addr()
-		case unix.RTA_MULTIPATH:
-			r.plain = false
-			r.firstHop(a.value)
-		case rtaNexthop, unix.RTA_VIA, unix.RTA_METRICS, unix.RTA_ENCAP_TYPE, unix.RTA_NEWDST:
-			r.plain = false
+		default:
+			r.take(a)
 		}
 	}
 	if table != unix.RT_TABLE_MAIN {
@@ -82,6 +71,24 @@ func parseRoute(m []byte) (route, bool) {
 	}
 	r.key.Prefix = netip.PrefixFrom(dst, int(header.Dst_len))
 	return r, r.key.Prefix.IsValid()
+}
+
+func (r *route) take(a attr) {
+	switch a.kind {
+	case unix.RTA_PRIORITY:
+		r.key.Metric = int(a.uint32())
+	case unix.RTA_OIF:
+		r.index = int(a.uint32())
+	case unix.RTA_GATEWAY:
+		r.via = a.addr()
+	case unix.RTA_PREFSRC:
+		r.src = a.addr()
+	case unix.RTA_MULTIPATH:
+		r.plain = false
+		r.firstHop(a.value)
+	case rtaNexthop, unix.RTA_VIA, unix.RTA_METRICS, unix.RTA_ENCAP_TYPE, unix.RTA_NEWDST:
+		r.plain = false
+	}
 }
 
 // firstHop reads the first next hop of several: enough to name the route.
@@ -164,11 +171,13 @@ const (
 // so the answer tells about the key unless another entry hides it.
 func (k *Kernel) routeAt(key dataplane.RouteKey) (route, verdict, error) {
 	ip := key.Prefix.Addr()
-	r, ok, err := get(k, unix.RTM_GETROUTE, parseRoute,
-		&nl.RtMsg{RtMsg: unix.RtMsg{
-			Family: family(ip), Dst_len: uint8(ip.BitLen()),
-			Flags: unix.RTM_F_LOOKUP_TABLE | unix.RTM_F_FIB_MATCH,
-		}}, addrAttr(unix.RTA_DST, ip))
+	header := &nl.RtMsg{RtMsg: unix.RtMsg{
+		Family: family(ip), Dst_len: uint8(ip.BitLen()), Flags: unix.RTM_F_FIB_MATCH,
+	}}
+	if ip.Is4() {
+		header.Flags |= unix.RTM_F_LOOKUP_TABLE // IPv6 always names the table, and refuses the flag
+	}
+	r, ok, err := get(k, unix.RTM_GETROUTE, parseRoute, header, addrAttr(unix.RTA_DST, ip))
 	switch {
 	case errors.Is(err, unix.ENETUNREACH):
 		return route{}, absent, nil

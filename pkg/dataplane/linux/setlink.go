@@ -128,19 +128,8 @@ func (k *Kernel) changeLink(name string, want dataplane.Link) error {
 	if err != nil {
 		return err
 	}
-	header := linkHeader(have.index)
-	var data []nl.NetlinkRequestData
-	if have.mtu != want.MTU && want.MTU != 0 {
-		data = append(data, uint32Attr(unix.IFLA_MTU, uint32(want.MTU)))
-	}
-	if have.mac != want.MAC && !want.MAC.IsZero() {
-		data = append(data, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC.Hardware()))
-	}
-	if info := changedVXLAN(have.vxlan, want, parent); info != nil {
-		data = append(data, info)
-	}
-	if len(data) > 0 {
-		data = append([]nl.NetlinkRequestData{header}, data...)
+	if data := changes(have, want, parent); len(data) > 0 {
+		data = append([]nl.NetlinkRequestData{linkHeader(have.index)}, data...)
 		if err := k.write(unix.RTM_NEWLINK, 0, data...); err != nil {
 			return err
 		}
@@ -153,6 +142,20 @@ func (k *Kernel) changeLink(name string, want dataplane.Link) error {
 		err = k.portOccupied(want, err)
 	}
 	return err
+}
+
+func changes(have link, want dataplane.Link, parent int) []nl.NetlinkRequestData {
+	var data []nl.NetlinkRequestData
+	if have.mtu != want.MTU && want.MTU != 0 {
+		data = append(data, uint32Attr(unix.IFLA_MTU, uint32(want.MTU)))
+	}
+	if have.mac != want.MAC && !want.MAC.IsZero() {
+		data = append(data, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC.Hardware()))
+	}
+	if info := changedVXLAN(have.vxlan, want, parent); info != nil {
+		data = append(data, info)
+	}
+	return data
 }
 
 // rename works on a live interface since Linux 6.2; before, it must go down
