@@ -66,6 +66,10 @@ func TestAllocate(t *testing.T) {
 			fourSlots, []subnet.Lease{holding("10.5.0.77/32"), holding("10.5.0.128/25")}, nil, last,
 			prefixes("10.5.0.0/26"),
 		},
+		"a larger lease that begins where a smaller one does": {
+			fourSlots, []subnet.Lease{holding("10.5.0.0/26"), holding("10.5.0.0/25")}, nil, first,
+			prefixes("10.5.0.128/26"),
+		},
 		"a lease around the range, one nested in it, one outside": {
 			fourSlots, []subnet.Lease{holding("10.4.0.0/16"), holding("10.5.0.0/25"), holding("10.5.0.0/27")}, nil, first,
 			prefixes("10.5.0.128/26"),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -21,6 +22,7 @@ func watchCases() []testcase {
 		{name: "a change of the configuration arrives", run: watchConfig},
 		{name: "a configuration that is nonsense is told and not taken", run: watchNonsense},
 		{name: "a slow reader gets the newest, not each", run: watchSlowly},
+		{name: "a quiet store doesn't repeat itself", run: watchQuietly},
 		{name: "leases are ordered by age", run: watchOrder},
 		{name: "a malformed key is told and changes nothing else", run: watchMalformed, needs: breakable},
 		{name: "watch goes on after a cut", run: watchOverCut, needs: cuttable},
@@ -132,6 +134,23 @@ func watchSlowly(t *testing.T, h Harness) {
 	if reads > changes/5 {
 		t.Errorf("a reader that slept over %d changes had to read %d snapshots", changes, reads)
 	}
+}
+
+func watchQuietly(t *testing.T, h Harness) {
+	l := acquire(t, h.Store, claim(configure(t, h, single), 1))
+	w := watch(t, h.Store)
+	w.until("our lease", func(s subnet.Snapshot) bool { return has(s, l) })
+	quiet := time.NewTimer(100 * time.Millisecond)
+	defer quiet.Stop()
+	// One may be under way still; who sends without need sends thousands.
+	for range 3 {
+		select {
+		case <-w.snapshots:
+		case <-quiet.C:
+			return
+		}
+	}
+	t.Error("three more snapshots came, though nothing has changed")
 }
 
 func watchOrder(t *testing.T, h Harness) {
