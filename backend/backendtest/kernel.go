@@ -26,6 +26,14 @@ func text(s dataplane.State) string { return dataplane.Diff(s, dataplane.Observe
 
 // perform does to the state what the kernel would do.
 func perform(s *dataplane.State, op dataplane.Op) {
+	write(s, op)
+	if op.Kind == dataplane.KindLink && op.Verb != dataplane.Create {
+		flush(s, op.Key.(string), op)
+	}
+}
+
+// write does the op alone.
+func write(s *dataplane.State, op dataplane.Op) {
 	switch key := op.Key.(type) {
 	case string:
 		if op.Kind == dataplane.KindSysctl {
@@ -33,9 +41,6 @@ func perform(s *dataplane.State, op dataplane.Op) {
 			return
 		}
 		put(&s.Links, key, op)
-		if op.Verb != dataplane.Create {
-			flush(s, key, op)
-		}
 	case dataplane.AddrKey:
 		put(&s.Addrs, key, op)
 	case dataplane.FDBKey:
@@ -109,8 +114,10 @@ func spoilt(s dataplane.State, r *rand.Rand) dataplane.State {
 			op.Verb = dataplane.Delete
 			perform(&s, op)
 		case 1:
+			// Without what the kernel would flush: a link that was wrong from
+			// the start has its entries all the same.
 			op.Verb, op.New = dataplane.Change, other(op.New)
-			perform(&s, op)
+			write(&s, op)
 		}
 	}
 	return s
