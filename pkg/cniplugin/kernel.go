@@ -182,7 +182,7 @@ func settle(h *netlink.Handle, index int) error {
 	if index == 0 {
 		return nil
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(step) {
+	for end := time.Now().Add(patience); ; <-time.After(step) {
 		link, err := h.LinkByIndex(index)
 		if err != nil {
 			return refused(fmt.Sprintf("ask for the state of link %d", index), err)
