@@ -27,7 +27,7 @@ build: ## static bin/weftd, bin/weft and bin/weftctl, version stamped
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 	@echo "built bin/weftd bin/weft bin/weftctl ($(VERSION))"
 
-test: needs build ## all tests, also those that need root (PKG=./subnet/... for a part)
+test: needs ## all tests, also those that need root (PKG=./subnet/... for a part)
 	@go test -json -timeout $(TIMEOUT) $(PKG) | go run ./test/report
 
 verify: fmt-check tidy-check $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy, import and size rules
