@@ -1,8 +1,12 @@
 package topology
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -67,9 +71,6 @@ func addAddress(name string, p netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("address %s: %w", p, err)
 	}
-	if p.Addr().Is6() {
-		addr.Flags = unix.IFA_F_NODAD // duplicate detection would keep it silent for a second
-	}
 	if err := netlink.AddrAdd(link, addr); err != nil {
 		return fmt.Errorf("add address %s to %s: %w", p, name, err)
 	}
@@ -99,6 +100,44 @@ func awaitCarrier(name string) error {
 	}
 	if !up {
 		return fmt.Errorf("link %s: no carrier within %s", name, patience)
+	}
+	return nil
+}
+
+// disableDAD turns duplicate address detection off for one interface: it would
+// keep IPv6 silent for a second. The flag IFA_F_NODAD would do so too, but
+// hides when the address can be asked for: see awaitAddresses. A kernel without
+// IPv6 has no such file.
+func disableDAD(name string) error {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_dad", []byte("0"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("turn duplicate address detection of %s off: %w", name, err)
+	}
+	return nil
+}
+
+// awaitAddresses waits until the interface answers for its addresses. Also
+// without detection the kernel joins the group that neighbours ask by in a work
+// queue, and takes the mark "tentative" off an address after that
+// (addrconf_dad_begin in net/ipv6/addrconf.c).
+func awaitAddresses(name string) error {
+	var err error
+	ready := eventually(func() bool {
+		var link netlink.Link
+		var addrs []netlink.Addr
+		if link, err = netlink.LinkByName(name); err != nil {
+			return true
+		}
+		addrs, err = netlink.AddrList(link, netlink.FAMILY_ALL)
+		return err != nil || !slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+			return a.Flags&unix.IFA_F_TENTATIVE != 0
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("addresses of %s: %w", name, err)
+	}
+	if !ready {
+		return fmt.Errorf("addresses of %s: tentative for more than %s", name, patience)
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func onOwnThread(fn func() error) error {
 }
 
 // newNamespace makes a named namespace with its loopback up. Its sysctls stay
-// as the kernel makes them: a node should be like a real one.
+// as the kernel makes them, so that a node is like a real one.
 func newNamespace(name string) (*Namespace, error) {
 	if err := shareNamesDir(); err != nil {
 		return nil, err

@@ -43,6 +43,8 @@ func addPodByHand(t *testing.T, n *Node, podMTU, nodeMTU int) *Namespace {
 			LinkAttrs: attrs, PeerName: Eth0, PeerMTU: uint32(podMTU), PeerNamespace: netlink.NsFd(int(inPod)),
 		})
 	}))
+	must(n.Do(func() error { return disableDAD("pod") }))
+	must(pod.Do(func() error { return disableDAD(Eth0) }))
 	gateways := []string{"10.42.1.1/24", "fd00:42:0:1::1/64"}
 	for i, gateway := range gateways {
 		p := netip.MustParsePrefix(gateway)
@@ -53,6 +55,8 @@ func addPodByHand(t *testing.T, n *Node, podMTU, nodeMTU int) *Namespace {
 	must(pod.Do(func() error { return linkUp(Eth0) }))
 	must(n.Do(func() error { return awaitCarrier("pod") }))
 	must(pod.Do(func() error { return awaitCarrier(Eth0) }))
+	must(n.Do(func() error { return awaitAddresses("pod") }))
+	must(pod.Do(func() error { return awaitAddresses(Eth0) }))
 	return pod
 }
 

@@ -145,6 +145,9 @@ func (t *Topology) addHost(underlay *Namespace, name, port string, number int, g
 }
 
 func (t *Topology) configure(addrs []netip.Addr, gateway bool) error {
+	if err := disableDAD(Eth0); err != nil {
+		return err
+	}
 	for i, p := range t.options.Underlay {
 		if err := addAddress(Eth0, netip.PrefixFrom(addrs[i], p.Bits())); err != nil {
 			return err
@@ -153,7 +156,10 @@ func (t *Topology) configure(addrs []netip.Addr, gateway bool) error {
 	if err := linkUp(Eth0); err != nil {
 		return err
 	}
-	if err := awaitCarrier(Eth0); err != nil || !gateway {
+	if err := awaitCarrier(Eth0); err != nil {
+		return err
+	}
+	if err := awaitAddresses(Eth0); err != nil || !gateway {
 		return err
 	}
 	for _, p := range t.options.Underlay {
