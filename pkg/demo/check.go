@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -115,23 +116,28 @@ func (c *cluster) goAll(ctx context.Context) error {
 func (c *cluster) goWays(settled, ctx context.Context, title string, ways []way) []finding {
 	found := make([]finding, len(ways))
 	_ = c.out.step("check: "+title, func() (string, error) { // the verdict counts the errors
-		start := time.Now()
+		start, late := time.Now(), make([]bool, len(ways))
 		var group errgroup.Group
 		group.SetLimit(atOnce)
 		for i, w := range ways {
 			group.Go(func() error {
 				found[i] = w.try(ctx)
 				for found[i].fault != passed && pause(settled, retryAfter) {
+					late[i] = true
 					found[i] = w.try(ctx)
 				}
 				return nil
 			})
 		}
 		_ = group.Wait() // none returns an error
-		if n := failed(found); n > 0 {
+		if n := failed(found); n > 0 && ctx.Err() == nil {
 			return "", fmt.Errorf("%d of %d failed", n, len(found))
 		}
-		return fmt.Sprintf("all %d passed in %s", len(found), since(start)), ctx.Err()
+		detail := fmt.Sprintf("all %d passed in %s", len(found), since(start))
+		if n := len(slices.DeleteFunc(late, func(l bool) bool { return !l })); n > 0 {
+			detail += fmt.Sprintf(", %d of them not at the first try", n)
+		}
+		return detail, ctx.Err()
 	})
 	return found
 }

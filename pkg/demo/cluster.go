@@ -35,6 +35,7 @@ type cluster struct {
 	out      *printer
 	topology *topology.Topology
 	daemons  []*topology.Process // one per node
+	started  time.Time           // the first of them
 	pods     []*topology.Pod
 }
 
@@ -73,6 +74,7 @@ func (c *cluster) build(context.Context) error {
 }
 
 func (c *cluster) startDaemons(context.Context) error {
+	c.started = time.Now()
 	for i, n := range c.topology.Nodes {
 		daemon, err := c.startDaemon(n, i == 0)
 		if err != nil {
@@ -149,10 +151,9 @@ func (c *cluster) awaitReady(ctx context.Context) error {
 		if i == 0 {
 			title += ", with etcd at " + etcdURL(n.Addrs[0])
 		}
-		start := time.Now()
 		err := c.out.step(title, func() (string, error) {
 			err := untilReady(ctx, n, c.daemons[i])
-			return "ready after " + since(start), err
+			return "ready after " + since(c.started), err
 		})
 		if err != nil && !errors.Is(err, context.Canceled) {
 			c.out.line("\nThe end of %s:\n%s", logFile(n), tail(logFile(n), logTail))

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -126,7 +127,8 @@ func TestTryFindsAnMTUThatDoesNotPass(t *testing.T) {
 func TestWaysAreTriedUntilTheNetworkHasSettled(t *testing.T) {
 	t.Parallel()
 	net := underlay(t, 2)
-	c := &cluster{out: &printer{out: io.Discard}}
+	var out strings.Builder
+	c := &cluster{out: &printer{out: &out}}
 	from, to := &net.Nodes[0].Namespace, &net.Nodes[1].Namespace
 	ways := []way{{from: from, to: to, addr: to.Addrs[0]}}
 
@@ -136,16 +138,28 @@ func TestWaysAreTriedUntilTheNetworkHasSettled(t *testing.T) {
 		t.Fatalf("settled before the server came: want fault %q, have %q", noPage, have.fault)
 	}
 
-	found := make(chan finding, 1)
-	started := make(chan struct{})
-	go func() {
-		close(started)
-		found <- c.goWays(t.Context(), t.Context(), "", ways)[0]
-	}()
-	<-started
-	serve(t, to, to.Name)
-	if have := <-found; have.fault != passed {
-		t.Errorf("the server came late: %s: %v", have.fault, have.err)
+	// The first page is another's.
+	listeners, err := listenAll(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		page := topology.Page{Name: "somebody else"}
+		if asked.Add(1) > 1 {
+			page.Name = to.Name
+		}
+		_ = json.NewEncoder(w).Encode(page)
+	})}
+	t.Cleanup(func() { _ = server.Close() })
+	for _, l := range listeners {
+		go func() { _ = server.Serve(l) }()
+	}
+	if have := c.goWays(t.Context(), t.Context(), "late", ways)[0]; have.fault != passed {
+		t.Errorf("the page came late: %s: %v", have.fault, have.err)
+	}
+	if !strings.Contains(out.String(), ", 1 of them not at the first try") {
+		t.Errorf("the second try was not told:\n%s", &out)
 	}
 }
 
