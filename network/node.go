@@ -279,8 +279,7 @@ func (n *Node) adopt(l subnet.Lease) {
 // refreshFacts reads the host and chooses the uplink.
 func (n *Node) refreshFacts(ctx context.Context) {
 	if len(n.view.believed.Config.Networks) == 0 {
-		n.waitFor("configuration", errors.New(`the store has no valid network configuration yet; `+
-			`write one: weftctl config set '{"Network":"10.42.0.0/16"}'`))
+		n.waitFor("configuration", n.noConfig())
 		return
 	}
 	if !n.takeFactsDue() && n.view.uplink.Iface != "" {
@@ -309,9 +308,22 @@ func (n *Node) takeFactsDue() bool {
 	return due
 }
 
-// waitFor records what the node waits for, and logs it once until it changes.
+// noConfig says why there is no configuration.
+func (n *Node) noConfig() error {
+	if !n.view.confirmed {
+		return errors.New("the store has not answered yet; check that etcd runs, and --etcd-endpoints")
+	}
+	return errors.New(`the store has no valid network configuration yet; ` +
+		`write one: weftctl config set '{"Network":"10.42.0.0/16"}'`)
+}
+
+// waitFor records what the node waits for, and logs it once, unless it is what
+// every start waits for a moment.
 func (n *Node) waitFor(what string, err error) {
 	n.opts.Health.Set(conditionUplink, err)
+	if time.Since(n.started) < patience {
+		return
+	}
 	n.once(what+err.Error(), func(log logrus.FieldLogger) {
 		log.WithError(err).WithField("for", what).Warn("waiting")
 	})
@@ -357,7 +369,7 @@ func (n *Node) previous() []netip.Prefix {
 	case !errors.Is(err, os.ErrNotExist):
 		n.once("subnet.env "+err.Error(), func(log logrus.FieldLogger) {
 			log.WithError(err).WithField("file", n.opts.SubnetFile).
-				Warn("the old subnet file is damaged and is left out; it is written anew when this node is ready")
+				Warn("the old subnet file is damaged or can't be read, and is left out; it is written anew when this node is ready")
 		})
 	}
 	return nil

@@ -22,10 +22,7 @@ func Admit(cfg Config, own Lease, all []Lease) (ok []Lease, no []Skipped) {
 		sorted = slices.Clone(all)
 		slices.SortStableFunc(sorted, byCreated)
 	}
-	a := admission{
-		cfg: cfg, own: own, subnets: newOverlaps(own, all),
-		publics: make(map[netip.Addr]string, len(cfg.Networks)*len(all)),
-	}
+	a := admission{cfg: cfg, own: own, subnets: newOverlaps(own, all)}
 	ok = make([]Lease, 0, len(all))
 	for _, share := range own.Shares {
 		a.subnets.add(share.Subnet, own.ID)
@@ -42,7 +39,6 @@ func Admit(cfg Config, own Lease, all []Lease) (ok []Lease, no []Skipped) {
 		}
 		for _, share := range shares {
 			a.subnets.add(share.Subnet, l.ID)
-			a.publics[share.Public] = l.ID
 		}
 		l.Shares = shares
 		ok = append(ok, l)
@@ -73,7 +69,6 @@ type admission struct {
 	cfg     Config
 	own     Lease
 	subnets *overlaps
-	publics map[netip.Addr]string // → ID of the lease that announces it
 }
 
 // refused is a refusal without its peer, which Admit fills in.
@@ -176,7 +171,9 @@ func (a *admission) address(share Share) Skipped {
 	return Skipped{}
 }
 
-// rival refuses an address that is ours, or another peer's.
+// rival refuses an address that is ours. Two leases of one peer's address both
+// count: a node that was installed anew has a new lease beside its old one,
+// which lives on for a day. Their VTEPs' MACs tell them apart.
 func (a *admission) rival(share Share) Skipped {
 	const field = "public address"
 	ip := share.Public
@@ -187,9 +184,6 @@ func (a *admission) rival(share Share) Skipped {
 		case ours.Subnet.Contains(ip):
 			return refused(field, "%s lies inside of our own subnet %s", ip, ours.Subnet)
 		}
-	}
-	if other, found := a.publics[ip]; found {
-		return refused(field, "%s is that of lease %s, which came first", ip, other)
 	}
 	return Skipped{}
 }

@@ -67,11 +67,12 @@ type cluster struct {
 
 func newCluster(t *testing.T, nodes int, underlay ...netip.Prefix) *cluster {
 	t.Helper()
-	name := "e2e-" + strings.ToLower(strings.Map(letter, t.Name())) + "-t"
-	dir := t.TempDir()
-	if err := topology.Clean(name, dir); err != nil {
+	dir, err := os.MkdirTemp("", "weft-") // short: a socket's path has 108 bytes (unix(7))
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	name := "e2e-" + strings.ToLower(strings.TrimLeft(filepath.Base(dir), "weft-")) + "-t"
 	top, err := topology.New(topology.Options{Name: name, Dir: dir, Nodes: nodes, Underlay: underlay})
 	if err != nil {
 		t.Fatal(err)
@@ -82,17 +83,6 @@ func newCluster(t *testing.T, nodes int, underlay ...netip.Prefix) *cluster {
 		}
 	})
 	return &cluster{top, t}
-}
-
-func letter(r rune) rune {
-	switch {
-	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z':
-		return r
-	case r >= '0' && r <= '9':
-		return r
-	default:
-		return '-'
-	}
 }
 
 // daemon is a weftd on one node.
