@@ -147,6 +147,7 @@ func (n *Node) watchStore(ctx context.Context, to chan<- subnet.Snapshot) error 
 }
 
 const (
+	patience  = 2 * time.Second // a start may take so long before the log says what it waits for
 	doubtTick = time.Second     // how often a doubt is looked at again
 	saveDelay = 5 * time.Second // snapshots are saved at most this often
 )
