@@ -119,11 +119,8 @@ func (a *acquiring) try(ctx context.Context) (subnet.Lease, error) {
 			return l, err
 		}
 	}
-	if !a.known {
-		if err := a.s.readAll(ctx, cli, a.v); err != nil {
-			return subnet.Lease{}, err
-		}
-		a.known, a.patched = true, false
+	if err := a.look(ctx, cli); err != nil {
+		return subnet.Lease{}, err
 	}
 	mine, ok := subnet.Mine(a.c, a.v.taken())
 	switch {
@@ -133,6 +130,28 @@ func (a *acquiring) try(ctx context.Context) (subnet.Lease, error) {
 		return a.create(ctx, cli, &mine)
 	}
 	return a.reclaim(ctx, cli, mine)
+}
+
+// look brings the view up to date: all of it, or after a race what was created
+// since. A wait lies between the two, and what a transaction that was lost told
+// would be old by now.
+func (a *acquiring) look(ctx context.Context, cli *clientv3.Client) error {
+	if !a.known {
+		err := a.s.readAll(ctx, cli, a.v)
+		a.known, a.patched = err == nil, false
+		return err
+	}
+	return attempt(ctx, func(ctx context.Context) error {
+		resp, err := cli.Get(ctx, a.s.leasesKey(), clientv3.WithPrefix(), clientv3.WithMinCreateRev(a.v.revision+1))
+		if err != nil {
+			return err
+		}
+		for _, kv := range resp.Kvs {
+			a.v.put(kv)
+		}
+		a.v.revision, a.patched = resp.Header.Revision, true
+		return nil
+	})
 }
 
 // settle finds out whether a lease that we wrote without an answer is there:
@@ -251,7 +270,7 @@ func (a *acquiring) create(ctx context.Context, cli *clientv3.Client, replace *s
 		return subnet.Lease{}, err
 	}
 	if !resp.Succeeded {
-		a.patch(resp)
+		a.known = replace == nil // else it may be ours that changed
 		return subnet.Lease{}, errRace
 	}
 	a.grant, a.unsure = clientv3.NoLease, ""
@@ -260,19 +279,17 @@ func (a *acquiring) create(ctx context.Context, cli *clientv3.Client, replace *s
 }
 
 type transaction struct {
-	id        string
-	ifs       []clientv3.Cmp
-	do, other []clientv3.Op
+	id  string
+	ifs []clientv3.Cmp
+	do  []clientv3.Op
 }
 
-// creation is the transaction that Acquire describes. If it fails it gives the
-// leases that were created since the view was read.
+// creation is the transaction that Acquire describes.
 func (a *acquiring) creation(id, value string, families int, replace *subnet.Lease) transaction {
 	key, all, since := a.s.key(id), a.s.leasesKey(), a.v.revision+1
 	t := transaction{
-		id:    id,
-		ifs:   []clientv3.Cmp{clientv3.Compare(clientv3.Version(key), "=", 0)},
-		other: []clientv3.Op{clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithMinCreateRev(since))},
+		id:  id,
+		ifs: []clientv3.Cmp{clientv3.Compare(clientv3.Version(key), "=", 0)},
 	}
 	if families > 1 {
 		t.ifs = append(t.ifs, clientv3.Compare(clientv3.CreateRevision(all), "<", since).WithPrefix())
@@ -304,7 +321,7 @@ func (a *acquiring) needGrant(ctx context.Context, cli *clientv3.Client) error {
 func (a *acquiring) commit(ctx context.Context, cli *clientv3.Client, t transaction) (*clientv3.TxnResponse, error) {
 	var resp *clientv3.TxnResponse
 	err := attempt(ctx, func(ctx context.Context) (err error) {
-		resp, err = cli.Txn(ctx).If(t.ifs...).Then(t.do...).Else(t.other...).Commit()
+		resp, err = cli.Txn(ctx).If(t.ifs...).Then(t.do...).Commit()
 		return err
 	})
 	if err == nil {
@@ -315,18 +332,4 @@ func (a *acquiring) commit(ctx context.Context, cli *clientv3.Client, t transact
 		a.grant, a.unsure = clientv3.NoLease, ""
 	}
 	return nil, err
-}
-
-// patch brings the view up to date with what a lost race told. Without news
-// there, it was something else that changed: everything is read again.
-func (a *acquiring) patch(resp *clientv3.TxnResponse) {
-	news := resp.Responses[0].GetResponseRange().GetKvs()
-	if len(news) == 0 {
-		a.known = false
-		return
-	}
-	for _, kv := range news {
-		a.v.put(kv)
-	}
-	a.v.revision, a.patched = resp.Header.Revision, true
 }

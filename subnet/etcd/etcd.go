@@ -229,8 +229,8 @@ func tlsConfig(o Options) (*tls.Config, error) {
 	info := transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile, Logger: zap.NewNop()}
 	c, err := info.ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("read etcd certificates (%s): %w",
-			strings.Join(slices.DeleteFunc([]string{o.CAFile, o.CertFile, o.KeyFile}, func(s string) bool { return s == "" }), ", "), err)
+		files := slices.DeleteFunc([]string{o.CAFile, o.CertFile, o.KeyFile}, func(s string) bool { return s == "" })
+		return nil, fmt.Errorf("read etcd certificates (%s): %w", strings.Join(files, ", "), err)
 	}
 	c.MinVersion = tls.VersionTLS12
 	return c, nil

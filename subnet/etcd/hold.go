@@ -232,8 +232,10 @@ func (h *holding) read(ctx context.Context, cli *clientv3.Client) (kv *mvccpb.Ke
 	return kv, revision, judge(kv, h.l)
 }
 
-func (s *Store) readKey(ctx context.Context, cli *clientv3.Client, id string) (kv *mvccpb.KeyValue, revision int64, err error) {
-	err = attempt(ctx, func(ctx context.Context) error {
+func (s *Store) readKey(ctx context.Context, cli *clientv3.Client, id string) (*mvccpb.KeyValue, int64, error) {
+	var kv *mvccpb.KeyValue
+	var revision int64
+	err := attempt(ctx, func(ctx context.Context) error {
 		resp, err := cli.Get(ctx, s.key(id))
 		if err != nil {
 			return err

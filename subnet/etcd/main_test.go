@@ -2,6 +2,9 @@ package etcd
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -24,20 +27,18 @@ import (
 var endpoint string
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "weft-etcd-test")
-		if err != nil {
-			panic(err)
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
-		s, err := embedded.Start(context.Background(), embedded.Options{Dir: path.Join(dir, "etcd"), Listen: "127.0.0.1:0"})
-		if err != nil {
-			panic(err)
-		}
-		defer func() { _ = s.Close() }()
-		endpoint = s.Endpoint()
-		return m.Run()
-	}())
+	dir, err := os.MkdirTemp("", "weft-etcd-test")
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	s, err := embedded.Start(context.Background(), embedded.Options{Dir: path.Join(dir, "etcd"), Listen: "127.0.0.1:0"})
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = s.Close() }()
+	endpoint = s.Endpoint()
+	m.Run() // its result is the exit status once TestMain returns
 }
 
 const patience = 20 * time.Second
@@ -50,8 +51,14 @@ func short(t *testing.T) context.Context {
 	return ctx
 }
 
+// prefixes are those of the tests that run, by *testing.T: with -count a name
+// comes more than once.
+var prefixes sync.Map
+
 func prefixOf(t *testing.T) string {
-	return "/" + strings.NewReplacer(" ", "-", "/", "-").Replace(t.Name())
+	t.Helper()
+	p, _ := prefixes.LoadOrStore(t, "/"+strings.NewReplacer(" ", "-", "/", "-").Replace(t.Name())+"-"+rand.Text())
+	return p.(string)
 }
 
 func open(t *testing.T, o Options) *Store {
@@ -109,7 +116,7 @@ func follow(t *testing.T, s *Store) *following {
 	go func() { f.done <- s.Watch(ctx, f.to) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-f.done; err != context.Canceled {
+		if err := <-f.done; !errors.Is(err, context.Canceled) {
 			t.Errorf("watch ended by %v", err)
 		}
 	})
@@ -154,6 +161,7 @@ type proxy struct {
 	to string
 
 	mu    sync.Mutex
+	tls   *tls.Config // nil: plain
 	cut   bool
 	conns map[net.Conn]bool
 	wg    sync.WaitGroup
@@ -189,7 +197,11 @@ func (p *proxy) accept() {
 
 func (p *proxy) serve(c net.Conn) {
 	defer func() { _ = c.Close() }()
-	s, err := net.Dial("tcp", p.target())
+	target, secure := p.target()
+	if secure != nil {
+		c = tls.Server(c, secure)
+	}
+	s, err := net.Dial("tcp", target)
 	if err != nil {
 		return
 	}
@@ -217,10 +229,16 @@ func (p *proxy) serve(c net.Conn) {
 	<-done
 }
 
-func (p *proxy) target() string {
+func (p *proxy) target() (string, *tls.Config) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.to
+	return p.to, p.tls
+}
+
+func (p *proxy) secure(c *tls.Config) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tls = c
 }
 
 // retarget sends new connections elsewhere.

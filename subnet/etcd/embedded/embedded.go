@@ -93,7 +93,8 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	}
 	phase := new(atomic.Int32)
 	stop := &fatal{phase: phase, news: make(chan string, 1)}
-	e, err := launch(ctx, config(o, addrs, zap.New(newBridge(o.Log, phase), zap.WithFatalHook(stop), zap.WithPanicHook(stop))), stop)
+	lg := zap.New(newBridge(o.Log, phase), zap.WithFatalHook(stop), zap.WithPanicHook(stop))
+	e, err := launch(ctx, config(o, addrs, lg), stop)
 	if err != nil {
 		return nil, errors.Join(explain(err, o.Dir, addrs), lock.Close())
 	}

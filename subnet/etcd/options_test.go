@@ -1,0 +1,183 @@
+package etcd
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/weftnet/weft/subnet"
+)
+
+func TestNewSaysWhatIsWrong(t *testing.T) {
+	good := []string{"http://127.0.0.1:2379"}
+	tests := map[string]struct {
+		o    Options
+		want string
+	}{
+		"no endpoint":           {Options{}, "no etcd endpoint"},
+		"a strange scheme":      {Options{Endpoints: []string{"ftp://x:1"}}, "ftp"},
+		"http and https":        {Options{Endpoints: []string{"http://a:1", "https://b:1"}}, "all must be http or all https"},
+		"a path":                {Options{Endpoints: []string{"http://a:1/v3"}}, "http://a:1/v3"},
+		"no host":               {Options{Endpoints: []string{"http://:2379"}}, "http://:2379"},
+		"a key without a cert":  {Options{Endpoints: good, KeyFile: "k"}, "go together"},
+		"a CA that isn't there": {Options{Endpoints: good, CAFile: "/nowhere/ca.pem"}, "/nowhere/ca.pem"},
+		"a TTL of nothing":      {Options{Endpoints: good, TTL: time.Millisecond}, "one second"},
+		"a secret in a URL":     {Options{Endpoints: []string{"http://u:sesame@a:1"}}, "own options"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := New(test.o)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("want an error with %q, have %v", test.want, err)
+			}
+			if strings.Contains(err.Error(), "sesame") {
+				t.Errorf("the password is in the error: %v", err)
+			}
+		})
+	}
+}
+
+// tlsProxy stands before the server with a certificate, and gives its
+// authority's file. gRPC speaks HTTP/2 by ALPN only.
+func tlsProxy(t *testing.T) (url, caFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		DNSNames: []string{"localhost"},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	caFile = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startProxy(t, endpoint)
+	p.secure(&tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		NextProtos:   []string{"h2"}, MinVersion: tls.VersionTLS12,
+	})
+	_, port, _ := strings.Cut(p.l.Addr().String(), ":")
+	return "https://localhost:" + port, caFile
+}
+
+func TestTLSByAnAuthorityAlone(t *testing.T) {
+	url, ca := tlsProxy(t)
+	s := open(t, Options{Endpoints: []string{url}, CAFile: ca})
+	if _, err := s.Leases(short(t)); err != nil {
+		t.Errorf("with the authority: %v", err)
+	}
+	// The system's authorities don't know it.
+	s = open(t, Options{Endpoints: []string{url}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := s.Leases(ctx); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("without: want an error about the certificate, have %v", err)
+	}
+}
+
+func TestPasswords(t *testing.T) {
+	server := startServer(t, t.TempDir(), "127.0.0.1:0")
+	admin, ctx := raw(t, server.Endpoint()), short(t)
+	if _, err := admin.UserAdd(ctx, "root", "sesame"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.UserGrantRole(ctx, "root", "root"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.AuthEnable(ctx); err != nil {
+		t.Fatal(err)
+	}
+	log, hook := logtest.NewNullLogger()
+	o := Options{Endpoints: []string{server.Endpoint()}, Username: "root", Password: "sesame", Log: log}
+	right := open(t, o)
+	l := mustAcquire(t, right, claim(t, config4, 1))
+	follow(t, right).until("the lease", hasIDs(l.ID))
+
+	o.Password = "sesame2"
+	wrong := open(t, o)
+	errs := map[string]error{}
+	errs["watch"] = wrong.Watch(ctx, make(chan subnet.Snapshot))
+	_, errs["acquire"] = wrong.Acquire(ctx, claim(t, config4, 2))
+	_, errs["publish"] = wrong.Publish(ctx, l, l)
+	_, errs["leases"] = wrong.Leases(ctx)
+	o.Username, o.Password = "", ""
+	errs["nobody"] = open(t, o).Watch(ctx, make(chan subnet.Snapshot))
+	for what, err := range errs {
+		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), server.Endpoint()) {
+			t.Fatalf("%s: want an error at once that names the endpoint, have %v", what, err)
+		}
+		if strings.Contains(err.Error(), "sesame") {
+			t.Errorf("%s: the password is in the error: %v", what, err)
+		}
+	}
+	for _, e := range hook.AllEntries() {
+		if line, err := e.String(); err != nil || strings.Contains(line, "sesame") {
+			t.Errorf("the password is in the log: %s (%v)", line, err)
+		}
+	}
+}
+
+// loseAnswers lets the first n transactions through and drops what came back.
+func loseAnswers(s *Store, n int) {
+	s.config.DialOptions = append(s.config.DialOptions, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
+			invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoke(ctx, method, req, reply, cc, opts...)
+			if strings.HasSuffix(method, "/Txn") && n > 0 {
+				n--
+				return status.Error(codes.Unavailable, "the answer was lost")
+			}
+			return err
+		}))
+}
+
+func TestAnswersThatAreLost(t *testing.T) {
+	for name, config := range map[string]string{"IPv4": config4, "dual stack": configDual} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, Options{})
+			loseAnswers(s, 1)
+			c := claim(t, config, 1)
+			l := mustAcquire(t, s, c)
+			snap, err := s.Leases(short(t))
+			if err != nil || !hasIDs(l.ID)(snap) || snap.Leases[0].Revision != l.Revision {
+				t.Errorf("want one lease %+v, have %+v (%v)", l, snap.Leases, err)
+			}
+			again := open(t, Options{})
+			loseAnswers(again, 1)
+			next := c
+			next.ID, next.Created = l.ID, l.Created
+			next.Shares = claim(t, config, 7).Shares
+			changed := mustAcquire(t, again, next)
+			if changed.Created != l.Created || changed.Revision != l.Revision+1 {
+				t.Errorf("rewritten: %+v after %+v", changed, l)
+			}
+			publisher := open(t, Options{})
+			loseAnswers(publisher, 1)
+			published, err := publisher.Publish(short(t), changed, l)
+			if err != nil || published.Revision != changed.Revision+1 || !sameContent(published, l) {
+				t.Errorf("published: %+v, %v", published, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,165 @@
+package etcd
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/weftnet/weft/subnet"
+)
+
+// keys is a store in memory, to make events from.
+type keys struct {
+	revision int64
+	kvs      map[string]*mvccpb.KeyValue
+}
+
+func (k *keys) header() *etcdserverpb.ResponseHeader {
+	return &etcdserverpb.ResponseHeader{ClusterId: 0xc1, RaftTerm: 2, Revision: k.revision}
+}
+
+func (k *keys) all() []*mvccpb.KeyValue {
+	var out []*mvccpb.KeyValue
+	for _, kv := range k.kvs {
+		out = append(out, kv)
+	}
+	return out
+}
+
+func (k *keys) put(key, value string) *mvccpb.Event {
+	k.revision++
+	kv := &mvccpb.KeyValue{Key: []byte(key), Value: []byte(value), CreateRevision: k.revision, ModRevision: k.revision}
+	if old := k.kvs[key]; old != nil {
+		kv.CreateRevision = old.CreateRevision
+	}
+	k.kvs[key] = kv
+	return &mvccpb.Event{Type: mvccpb.Event_PUT, Kv: kv}
+}
+
+func (k *keys) remove(key string) *mvccpb.Event {
+	k.revision++
+	delete(k.kvs, key)
+	return &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: k.revision}}
+}
+
+func newKeys() *keys { return &keys{kvs: map[string]*mvccpb.KeyValue{}} }
+
+const (
+	testConfig = "/p/config"
+	testLeases = "/p/subnets/"
+)
+
+func leaseKey(n int) string { return fmt.Sprintf("%s10.%d.%d.0-24", testLeases, n/256, n%256) }
+
+func leaseValue(n int) string {
+	return fmt.Sprintf(`{"PublicIP":"192.168.%d.%d","PublicIPv6":null,"BackendType":"vxlan",`+
+		`"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:%02x:%02x"}}`, n/250, n%250+1, n/256, n%256)
+}
+
+// Key by key, a view comes to what reading everything at once gives; and what
+// was handed out before never changes.
+func TestViewIsWhatAFreshReadGives(t *testing.T) {
+	for seed := range uint64(10) {
+		r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // wanted: the same each time
+		store, v := newKeys(), newView(testConfig, testLeases)
+		v.reset(store.header(), nil)
+		var lent subnet.Snapshot
+		var before string
+		for range 300 {
+			v.apply(anyEvent(r, store))
+			if r.IntN(3) > 0 {
+				continue
+			}
+			if have := fmt.Sprint(lent); before != "" && have != before {
+				t.Fatalf("seed %d: a snapshot changed behind the receiver's back", seed)
+			}
+			fresh := newView(testConfig, testLeases)
+			fresh.reset(store.header(), store.all())
+			lent = v.snapshot()
+			before = fmt.Sprint(lent)
+			if diff := cmp.Diff(fresh.snapshot(), lent, plain(), cmpopts.EquateEmpty()); diff != "" {
+				t.Fatalf("seed %d, revision %d (-read +followed):\n%s", seed, store.revision, diff)
+			}
+		}
+	}
+}
+
+func anyEvent(r *rand.Rand, store *keys) *mvccpb.Event {
+	n := r.IntN(20)
+	switch r.IntN(10) {
+	case 0:
+		return store.put(testConfig, []string{`{"Network":"10.0.0.0/8"}`, `{"Network":`}[r.IntN(2)])
+	case 1:
+		return store.remove(testConfig)
+	case 2:
+		return store.put(leaseKey(n), "junk")
+	case 3:
+		return store.put(testLeases+"10.0.0.0-33", leaseValue(n))
+	case 4:
+		return store.put("/p/elsewhere", "x")
+	case 5, 6:
+		return store.remove(leaseKey(n))
+	}
+	return store.put(leaseKey(n), leaseValue(r.IntN(1000)))
+}
+
+func TestViewTellsAStoreThatWentBack(t *testing.T) {
+	v := newView(testConfig, testLeases)
+	v.reset(&etcdserverpb.ResponseHeader{ClusterId: 1, RaftTerm: 5, Revision: 100}, nil)
+	tests := map[string]struct {
+		h    *etcdserverpb.ResponseHeader
+		want bool
+	}{
+		"the same":            {&etcdserverpb.ResponseHeader{ClusterId: 1, RaftTerm: 5, Revision: 100}, false},
+		"it went on":          {&etcdserverpb.ResponseHeader{ClusterId: 1, RaftTerm: 6, Revision: 101}, false},
+		"another cluster":     {&etcdserverpb.ResponseHeader{ClusterId: 2, RaftTerm: 5, Revision: 100}, true},
+		"an older revision":   {&etcdserverpb.ResponseHeader{ClusterId: 1, RaftTerm: 5, Revision: 99}, true},
+		"begun from a backup": {&etcdserverpb.ResponseHeader{ClusterId: 1, RaftTerm: 2, Revision: 100}, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if have := v.regressed(test.h); have != test.want {
+				t.Errorf("want %v, have %v", test.want, have)
+			}
+		})
+	}
+}
+
+// One change among 10,000 leases: one key is decoded, the leases are copied.
+func BenchmarkOneChangeAt10000Leases(b *testing.B) {
+	store, v := newKeys(), newView(testConfig, testLeases)
+	for n := range 10_000 {
+		store.put(leaseKey(n), leaseValue(n))
+	}
+	v.reset(store.header(), store.all())
+	events := make([]*mvccpb.Event, b.N)
+	for i := range events {
+		events[i] = store.put(leaseKey(i%10_000), leaseValue(i%60_000))
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for _, e := range events {
+		v.apply(e)
+		if s := v.snapshot(); len(s.Leases) != 10_000 {
+			b.Fatal(len(s.Leases))
+		}
+	}
+}
+
+// Everything at 10,000 leases: the price of a start, and of a compaction.
+func BenchmarkReadAllAt10000Leases(b *testing.B) {
+	store, v := newKeys(), newView(testConfig, testLeases)
+	for n := range 10_000 {
+		store.put(leaseKey(n), leaseValue(n))
+	}
+	all := store.all()
+	b.ReportAllocs()
+	for b.Loop() {
+		v.reset(store.header(), all)
+	}
+}
