@@ -45,3 +45,9 @@ type Backend interface {
 	// MTU is that of pods, in bytes: the smallest of all families.
 	MTU(h Host) int
 }
+
+// Warner is a Backend that can tell which of its options mean nothing to it.
+type Warner interface {
+	// Warnings gives clauses for the log, each naming its key.
+	Warnings(cfg subnet.Config) []string
+}

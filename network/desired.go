@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"github.com/sirupsen/logrus"
 
@@ -114,7 +115,7 @@ func peerName(l subnet.Lease) string {
 func domainOf(h backend.Host, base *dataplane.State) dataplane.Domain {
 	d := dataplane.Domain{Links: map[string]dataplane.Link{}, Tables: []string{ourTable}}
 	for name, l := range base.Links {
-		d.Links[name] = dataplane.Link{VNI: l.VNI, Port: l.Port}
+		d.Links[name] = dataplane.Link{VNI: l.VNI, Port: l.Port, Local: l.Local}
 	}
 	for _, w := range h.Config.Networks {
 		d.Networks = append(d.Networks, w.Prefix)
@@ -201,6 +202,16 @@ func (n *Node) logSkipped(no []subnet.Skipped) {
 }
 
 func (n *Node) logHost(h backend.Host, b backend.Backend) {
+	warnings := slices.Clone(h.Config.Warnings)
+	if w, ok := b.(backend.Warner); ok {
+		warnings = append(warnings, w.Warnings(h.Config)...)
+	}
+	if h.Config.Engine == "iptables" {
+		warnings = append(warnings, "EnableNFTables: is false, but this weftd writes its rules with nftables only")
+	}
+	for _, w := range warnings {
+		n.once("config "+w, func(log logrus.FieldLogger) { log.WithField("warning", w).Warn("network configuration") })
+	}
 	n.opts.Log.WithFields(logrus.Fields{
 		"lease": h.Lease.ID, "backend": h.Config.Backend, "uplink": h.Uplink.Iface,
 		"local": h.Uplink.Local, "public": h.Uplink.Public, "mtu": b.MTU(h),

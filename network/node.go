@@ -108,7 +108,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	n.ledger.factsDue = true
 	n.mu.Unlock()
-	for _, c := range conditions {
+	for _, c := range []string{conditionUplink, conditionLease, conditionDataplane, conditionFile} {
 		n.opts.Health.Set(c, errors.New("not yet"))
 	}
 	snapshots := make(chan subnet.Snapshot)
@@ -256,9 +256,6 @@ func (n *Node) hear(s subnet.Snapshot) {
 func (n *Node) configChange(s *subnet.Snapshot) {
 	have := n.view.believed.Config
 	if len(have.Networks) == 0 || n.view.lease.ID == "" || string(have.Raw) == string(s.Config.Raw) {
-		for _, w := range s.Config.Warnings {
-			n.once("config "+w, func(log logrus.FieldLogger) { log.WithField("warning", w).Warn("network configuration") })
-		}
 		return
 	}
 	if len(s.Config.Networks) > 0 && n.view.confirmed {

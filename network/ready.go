@@ -24,8 +24,6 @@ const (
 	conditionFile      = "subnet file" // subnet.env is there for the CNI plugin
 )
 
-var conditions = []string{conditionUplink, conditionLease, conditionDataplane, conditionFile}
-
 // ledger is what the rounds of the loop add up to. Guarded by Node.mu.
 type ledger struct {
 	programmed bool              // a full round after the layers were set left nothing

@@ -24,6 +24,12 @@ import (
 // Backend implements backend.Backend. It looks at Host.Facts only in Announce.
 type Backend struct{}
 
+// Warnings gives the options that mean nothing here; see ParseOptions.
+func (Backend) Warnings(cfg subnet.Config) []string {
+	_, warnings, _ := ParseOptions(cfg.BackendOptions) // an error is Base's to give
+	return warnings
+}
+
 // New gives the backend; its options are those in Host.Config.
 func New() Backend { return Backend{} }
 

@@ -83,20 +83,22 @@ type group struct {
 	flags []string
 }
 
-var help = []group{
-	{"Store: where the leases are kept", []string{
-		"etcd-endpoints", "etcd-prefix", "etcd-cafile", "etcd-certfile", "etcd-keyfile", "etcd-username", "etcd-password",
-	}},
-	{"Embedded store: this node runs the etcd server itself, the others point --etcd-endpoints at it", []string{
-		"embedded-etcd", "embedded-etcd-data", "embedded-etcd-listen", "embedded-etcd-insecure", "network", "ipv6-network",
-	}},
-	{"Underlay: the interface and address that carry the tunnel", []string{"iface", "public-ip", "public-ipv6"}},
-	{"Pods: what they get", []string{
-		"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules",
-	}},
-	{"Running", []string{
-		"state-dir", "socket", "healthz-ip", "healthz-port", "log-level", "log-format", "version",
-	}},
+func groups() []group {
+	return []group{
+		{"Store: where the leases are kept", []string{
+			"etcd-endpoints", "etcd-prefix", "etcd-cafile", "etcd-certfile", "etcd-keyfile", "etcd-username", "etcd-password",
+		}},
+		{"Embedded store: this node runs the etcd server itself, the others point --etcd-endpoints at it", []string{
+			"embedded-etcd", "embedded-etcd-data", "embedded-etcd-listen", "embedded-etcd-insecure", "network", "ipv6-network",
+		}},
+		{"Underlay: the interface and address that carry the tunnel", []string{"iface", "public-ip", "public-ipv6"}},
+		{"Pods: what they get", []string{
+			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules",
+		}},
+		{"Running", []string{
+			"state-dir", "socket", "healthz-ip", "healthz-port", "log-level", "log-format", "version",
+		}},
+	}
 }
 
 func (s *settings) flagSet() *flag.FlagSet {
@@ -220,7 +222,7 @@ One dash or two are the same. Stopping weftd leaves the kernel as it is: packets
 // usage prints the help text; every flag is in one group.
 func usage(out io.Writer, fs *flag.FlagSet) {
 	_, _ = fmt.Fprint(out, intro)
-	for _, g := range help {
+	for _, g := range groups() {
 		_, _ = fmt.Fprintf(out, "\n%s\n", g.title)
 		for _, name := range g.flags {
 			f := fs.Lookup(name)

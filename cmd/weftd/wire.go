@@ -83,14 +83,8 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	if raw := s.config(); s.embedded && raw != nil {
-		created, err := store.SetConfig(ctx, raw, true)
-		if err != nil {
-			return fmt.Errorf("create the network configuration: %w", err)
-		}
-		if created {
-			log.WithField("config", string(raw)).Info("network configuration created")
-		}
+	if err := s.createConfig(ctx, store, log); err != nil {
+		return err
 	}
 	kernel, err := linux.New(linux.Options{})
 	if err != nil {
@@ -136,6 +130,22 @@ func openStore(s settings, log logrus.FieldLogger) (*etcd.Store, error) {
 		Username: s.etcdUser, Password: s.etcdPassword,
 		Log: log,
 	})
+}
+
+// createConfig writes what --network asks for if the store has none yet.
+func (s *settings) createConfig(ctx context.Context, store *etcd.Store, log logrus.FieldLogger) error {
+	raw := s.config()
+	if raw == nil {
+		return nil
+	}
+	created, err := store.SetConfig(ctx, raw, true)
+	if err != nil {
+		return fmt.Errorf("create the network configuration: %w", err)
+	}
+	if created {
+		log.WithField("config", string(raw)).Info("network configuration created")
+	}
+	return nil
 }
 
 func (s *settings) public() []netip.Addr {

@@ -33,8 +33,8 @@ type State struct {
 }
 
 // Link is a VXLAN device (RFC 7348). Its identity in the kernel is (kind, VNI,
-// Port): the kernel refuses a second such device in the namespace whatever its
-// name, and a user may have renamed it.
+// Port, family of Local): the kernel refuses a second such device in the
+// namespace whatever its name, and a user may have renamed it.
 type Link struct {
 	VNI      int
 	Port     int        // UDP destination port; 8472 is the kernel's default
@@ -113,7 +113,7 @@ type Route struct {
 // mark. Observe needs it to recognise what is there under another name and
 // what somebody else left for us.
 type Domain struct {
-	Links    map[string]Link // wanted name → its identity (VNI, Port)
+	Links    map[string]Link // wanted name → its identity (VNI, Port, family of Local)
 	Networks []netip.Prefix  // the cluster's; marked routes inside them are ours
 	Tables   []string        // nftables table names, in both families
 }

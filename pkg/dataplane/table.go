@@ -44,7 +44,11 @@ type table[K comparable, V any] struct {
 
 func equal[V comparable](a, b V) bool { return a == b }
 
-func recreated(old, new Link) bool { return old.VNI != new.VNI || old.Port != new.Port }
+// recreated tells whether a change is one of identity, which the kernel has no
+// way to make in place.
+func recreated(old, new Link) bool {
+	return old.VNI != new.VNI || old.Port != new.Port || old.Local.Is6() != new.Local.Is6()
+}
 
 var sysctls = &table[string, string]{
 	kind: KindSysctl, keep: true,

@@ -253,12 +253,24 @@ func (l *Loop) plan(ctx context.Context, s dataplane.Scope) (dataplane.Plan, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	want := l.want.Want().Within(s)
-	plan := dataplane.Diff(want, have)
+	plan := dataplane.Diff(l.want.Want().Within(widened(s, have)), have)
 	if len(l.unset) > 0 {
 		plan = plan.WithoutDeletes()
 	}
 	return plan, nil
+}
+
+// widened is the scope with all that was found in it: an entry that stands on a
+// link of the scope may be wanted on another one, and is changed then, not
+// deleted.
+func widened(s dataplane.Scope, have dataplane.Observed) dataplane.Scope {
+	if s.All || have.Have.Len() == 0 {
+		return s
+	}
+	var wide dataplane.Scope
+	wide.Keys.Merge(s.Keys)
+	wide.Keys.Merge(have.Have)
+	return wide
 }
 
 // round does one pass and gives what has to be looked at again.
