@@ -101,17 +101,17 @@ func TestAdmitRefuses(t *testing.T) {
 		"around another peer's":          {[]subnet.Share{share("10.5.2.0/23", "192.0.2.3", "")}, "lease b of 192.0.2.3: subnet 10.5.2.0/23 overlaps 10.5.2.0/24 of lease a, which came first"},
 		"only the second family clashes": {[]subnet.Share{share("10.5.3.0/24", "192.0.2.3", ""), share("fd00:5:0:2::/64", "2001:db8::3", "")}, "lease b of 192.0.2.3: subnet fd00:5:0:2::/64 overlaps fd00:5:0:2::/64 of lease a, which came first"},
 
-		"no public address":        {[]subnet.Share{{Subnet: netip.MustParsePrefix("10.5.3.0/24")}}, "lease b: public address is missing for 10.5.3.0/24"},
-		"of the other family":      {[]subnet.Share{share("10.5.3.0/24", "2001:db8::3", "")}, "lease b of 2001:db8::3: public address 2001:db8::3 is of another family than the subnet 10.5.3.0/24"},
-		"IPv4 mapped into IPv6":    {[]subnet.Share{share("fd00:5:0:3::/64", "::ffff:192.0.2.3", "")}, "lease b of ::ffff:192.0.2.3: public address ::ffff:192.0.2.3 is of another family than the subnet fd00:5:0:3::/64"},
-		"with a zone":              {[]subnet.Share{share("fd00:5:0:3::/64", "fe80::3%eth0", "")}, "lease b of fe80::3%eth0: public address fe80::3%eth0 has a zone, which means nothing to another node"},
-		"unspecified":              {[]subnet.Share{share("10.5.3.0/24", "0.0.0.0", "")}, "lease b of 0.0.0.0: public address 0.0.0.0 is the unspecified address"},
-		"loopback":                 {[]subnet.Share{share("fd00:5:0:3::/64", "::1", "")}, "lease b of ::1: public address ::1 is a loopback address"},
-		"link-local":               {[]subnet.Share{share("fd00:5:0:3::/64", "fe80::3", "")}, "lease b of fe80::3: public address fe80::3 is a link-local address"},
-		"multicast":                {[]subnet.Share{share("10.5.3.0/24", "239.1.2.3", "")}, "lease b of 239.1.2.3: public address 239.1.2.3 is a multicast address"},
-		"broadcast":                {[]subnet.Share{share("10.5.3.0/24", "255.255.255.255", "")}, "lease b of 255.255.255.255: public address 255.255.255.255 is the broadcast address"},
-		"inside of the cluster":    {[]subnet.Share{share("10.5.3.0/24", "10.5.77.7", "")}, "lease b of 10.5.77.7: public address 10.5.77.7 lies inside of the cluster network 10.5.0.0/16"},
-		"our address":              {[]subnet.Share{share("10.5.3.0/24", "192.0.2.1", "")}, "lease b of 192.0.2.1: public address 192.0.2.1 is our own"},
+		"no public address":     {[]subnet.Share{{Subnet: netip.MustParsePrefix("10.5.3.0/24")}}, "lease b: public address is missing for 10.5.3.0/24"},
+		"of the other family":   {[]subnet.Share{share("10.5.3.0/24", "2001:db8::3", "")}, "lease b of 2001:db8::3: public address 2001:db8::3 is of another family than the subnet 10.5.3.0/24"},
+		"IPv4 mapped into IPv6": {[]subnet.Share{share("fd00:5:0:3::/64", "::ffff:192.0.2.3", "")}, "lease b of ::ffff:192.0.2.3: public address ::ffff:192.0.2.3 is of another family than the subnet fd00:5:0:3::/64"},
+		"with a zone":           {[]subnet.Share{share("fd00:5:0:3::/64", "fe80::3%eth0", "")}, "lease b of fe80::3%eth0: public address fe80::3%eth0 has a zone, which means nothing to another node"},
+		"unspecified":           {[]subnet.Share{share("10.5.3.0/24", "0.0.0.0", "")}, "lease b of 0.0.0.0: public address 0.0.0.0 is the unspecified address"},
+		"loopback":              {[]subnet.Share{share("fd00:5:0:3::/64", "::1", "")}, "lease b of ::1: public address ::1 is a loopback address"},
+		"link-local":            {[]subnet.Share{share("fd00:5:0:3::/64", "fe80::3", "")}, "lease b of fe80::3: public address fe80::3 is a link-local address"},
+		"multicast":             {[]subnet.Share{share("10.5.3.0/24", "239.1.2.3", "")}, "lease b of 239.1.2.3: public address 239.1.2.3 is a multicast address"},
+		"broadcast":             {[]subnet.Share{share("10.5.3.0/24", "255.255.255.255", "")}, "lease b of 255.255.255.255: public address 255.255.255.255 is the broadcast address"},
+		"inside of the cluster": {[]subnet.Share{share("10.5.3.0/24", "10.5.77.7", "")}, "lease b of 10.5.77.7: public address 10.5.77.7 lies inside of the cluster network 10.5.0.0/16"},
+		"our address":           {[]subnet.Share{share("10.5.3.0/24", "192.0.2.1", "")}, "lease b of 192.0.2.1: public address 192.0.2.1 is our own"},
 	}
 	good := lease("a", 6, share("10.5.2.0/24", "192.0.2.2", ""), share("fd00:5:0:2::/64", "2001:db8::2", ""))
 	for name, tt := range tests {
