@@ -129,14 +129,15 @@ func (k keeper) hold(ctx context.Context, claims <-chan subnet.Claim, claim subn
 		return lease, claim, false, nil
 	case next := <-claims:
 		stop()
-		<-ended
+		_ = <-ended // it ended because we stopped it
 		next.ID, next.Created = lease.ID, lease.Created
 		published, err := k.publish(ctx, lease, next)
 		switch {
 		case ctx.Err() != nil:
 			return lease, next, false, ctx.Err()
 		case err != nil:
-			k.log.WithError(err).WithField("lease", lease.ID).Warn("what we announce could not be changed; taking the lease again")
+			k.log.WithError(err).WithField("lease", lease.ID).
+				Warn("what we announce could not be changed; taking the lease again")
 			return lease, next, false, nil
 		}
 		return published, next, true, nil

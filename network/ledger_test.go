@@ -11,7 +11,9 @@ import (
 
 func TestLedger(t *testing.T) {
 	link := dataplane.Op{Verb: dataplane.Create, Kind: dataplane.KindLink, Key: "flannel.1", New: dataplane.Link{VNI: 1}}
-	route := dataplane.Op{Verb: dataplane.Create, Kind: dataplane.KindRoute, Key: dataplane.RouteKey{}, New: dataplane.Route{}}
+	route := dataplane.Op{
+		Verb: dataplane.Create, Kind: dataplane.KindRoute, Key: dataplane.RouteKey{}, New: dataplane.Route{},
+	}
 	plan := func(ops ...dataplane.Op) dataplane.Plan { return dataplane.Plan{Ops: ops} }
 	full := reconcile.Round{Full: true}
 	for name, c := range map[string]struct {

@@ -150,7 +150,8 @@ func (n *Node) announceReadiness(notReady error) {
 	was := n.setReady(notReady == nil)
 	switch {
 	case notReady == nil && !was:
-		n.opts.Log.WithField("after", time.Since(n.started).Round(time.Millisecond).String()).Info("ready: pods can be served")
+		after := time.Since(n.started).Round(time.Millisecond)
+		n.opts.Log.WithField("after", after.String()).Info("ready: pods can be served")
 		n.notify(daemon.SdNotifyReady + "\nSTATUS=serving pods")
 	case notReady != nil && was:
 		n.opts.Log.WithError(notReady).Warn("not ready: pods can't be served")

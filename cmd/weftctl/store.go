@@ -37,7 +37,8 @@ func (f *storeFlags) register(flags *pflag.FlagSet) {
 		}
 		return otherwise
 	}
-	flags.StringVar(&f.endpoints, "etcd-endpoints", def("ETCD_ENDPOINTS", "http://127.0.0.1:2379"), "comma-separated `URLs` of etcd")
+	flags.StringVar(&f.endpoints, "etcd-endpoints", def("ETCD_ENDPOINTS", "http://127.0.0.1:2379"),
+		"comma-separated `URLs` of etcd")
 	flags.StringVar(&f.prefix, "etcd-prefix", def("ETCD_PREFIX", "/coreos.com/network"), "`key` of the overlay")
 	flags.StringVar(&f.ca, "etcd-cafile", def("ETCD_CAFILE", ""), "`file` with CA certificates")
 	flags.StringVar(&f.cert, "etcd-certfile", def("ETCD_CERTFILE", ""), "`file` with our certificate")

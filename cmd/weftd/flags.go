@@ -107,7 +107,7 @@ func (s *settings) flagSet() *flag.FlagSet {
 	fs.StringVar(&s.etcdEndpoints, "etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379",
 		"comma-separated `URLs` of etcd")
 	fs.StringVar(&s.etcdPrefix, "etcd-prefix", "/coreos.com/network", "`key` under which configuration and leases lie")
-	fs.StringVar(&s.etcdCA, "etcd-cafile", "", "`file` with the CA certificates that etcd's certificate is checked against")
+	fs.StringVar(&s.etcdCA, "etcd-cafile", "", "`file` with the CA certificates to check etcd's certificate against")
 	fs.StringVar(&s.etcdCert, "etcd-certfile", "", "`file` with our client certificate for etcd")
 	fs.StringVar(&s.etcdKey, "etcd-keyfile", "", "`file` with the key of our client certificate")
 	fs.StringVar(&s.etcdUser, "etcd-username", "", "etcd user `name`")

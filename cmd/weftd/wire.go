@@ -171,7 +171,10 @@ func (s *settings) config() []byte {
 		Network     string `json:",omitempty"`
 		IPv6Network string `json:",omitempty"`
 		Backend     options
-	}{Network: s.network.String(), IPv6Network: s.network6.String(), EnableIPv6: s.network6.IsValid(), Backend: options{"vxlan"}}
+	}{
+		Network: s.network.String(), IPv6Network: s.network6.String(),
+		EnableIPv6: s.network6.IsValid(), Backend: options{"vxlan"},
+	}
 	if !s.network.IsValid() {
 		off := false
 		cfg.EnableIPv4 = &off

@@ -67,7 +67,8 @@ type cluster struct {
 
 func newCluster(t *testing.T, nodes int, underlay ...netip.Prefix) *cluster {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "weft-") // short: a socket's path has 108 bytes (unix(7))
+	//nolint:usetesting // t.TempDir is too long: the path of a socket has 108 bytes (unix(7))
+	dir, err := os.MkdirTemp("", "weft-")
 	if err != nil {
 		t.Fatal(err)
 	}

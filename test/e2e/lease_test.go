@@ -139,7 +139,8 @@ func TestMalformedKeyHarmsNoOne(t *testing.T) {
 	if len(s.Skipped) != 3 || len(s.Store.Malformed) != 2 {
 		t.Errorf("left out %v, malformed %v; want 3 and 2", s.Skipped, s.Store.Malformed)
 	}
-	out, _ := output(t, &d.node.Namespace, filepath.Join(bin, "weftctl"), "leases", "--etcd-endpoints", c.etcdURL(), "-o", "json")
+	out, _ := output(t, &d.node.Namespace, filepath.Join(bin, "weftctl"),
+		"leases", "--etcd-endpoints", c.etcdURL(), "-o", "json")
 	var rows []map[string]any
 	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != 5 {
 		t.Errorf("weftctl leases: %d rows, want 5 (%v)\n%s", len(rows), err, out)
