@@ -34,7 +34,8 @@ var errRace = errors.New("somebody else was faster")
 // chooses anew. Nothing that clashes is ever written, not even for a moment:
 // a flannel peer, which goes by what it saw last, would keep the damage.
 // A race is lost only to somebody who won it, so that N nodes which start at
-// once are done after N rounds at most; waits at random make it far fewer.
+// once are done after N rounds at most; waits at random make it far fewer. The
+// guard makes etcd look at every lease: at 10,000 some 20 ms for one that is new.
 func (s *Store) Acquire(ctx context.Context, c subnet.Claim) (subnet.Lease, error) {
 	a := &acquiring{s: s, c: c, v: s.newView()}
 	defer a.release(ctx)
