@@ -146,8 +146,8 @@ func (a *application) index(name string) (int, error) {
 	return l.index, nil
 }
 
-// forward writes an FDB entry. A replace changes the first VTEP of an entry
-// only (vxlan_fdb_replace), so one that was seen with several is made anew.
+// forward writes an FDB entry. One that was seen with settings of its own is
+// made anew: it may point to a nexthop object, which a replace leaves in place.
 func (a *application) forward(index int, m mac.Addr, op dataplane.Op) error {
 	vtep, _ := op.New.(netip.Addr)
 	was, _ := op.Old.(netip.Addr)

@@ -21,7 +21,7 @@ import (
 func (m *memory) routeChange(msg syscall.NetlinkMessage) dataplane.Scope {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	own := m.ports[msg.Header.Pid]
+	own := m.ports[port{unix.NETLINK_ROUTE, msg.Header.Pid}]
 	switch msg.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return m.linkChange(msg.Data, msg.Header.Type == unix.RTM_DELLINK, own)
@@ -59,6 +59,12 @@ func (m *memory) linkChange(b []byte, deleted, own bool) dataplane.Scope {
 		return dataplane.Scope{} // AF_BRIDGE: about a bridge port, not about the link
 	}
 	index := int(int32(binary.NativeEndian.Uint32(b[4:])))
+	if m.leaving[index] {
+		if deleted {
+			delete(m.leaving, index)
+		}
+		return dataplane.Scope{}
+	}
 	_, ours := m.devices[index]
 	parent, isParent := m.under[index]
 	if !ours && !isParent && !m.mayBeOurs(b) {
@@ -100,8 +106,9 @@ func (m *memory) linkGone(l link) dataplane.Scope {
 // linkHere compares our device with what it was when we last wrote or read it.
 // Notifications of links name no writer before Linux 6.2, and not always since.
 func (m *memory) linkHere(l link) dataplane.Scope {
-	name, ours := m.devices[l.index]
-	if !ours {
+	name, known := m.devices[l.index]
+	ours := known
+	if !known {
 		name, ours = m.adopt(l)
 	}
 	if !ours {
@@ -118,7 +125,10 @@ func (m *memory) linkHere(l link) dataplane.Scope {
 	if l.name != name {
 		v.Actual = l.name
 	}
-	if v == m.links[name] {
+	expected := m.links[name]
+	born := v
+	born.Up = expected.Up // one that we make is told of before it is up, too
+	if v == expected || !known && born == expected {
 		return dataplane.Scope{}
 	}
 	m.links[name] = v
@@ -206,10 +216,11 @@ func (m *memory) addrChange(b []byte, deleted bool) dataplane.Scope {
 	case !ok || a.prefix.Addr().Is6() && a.prefix.Addr().IsLinkLocalUnicast():
 		return dataplane.Scope{}
 	case isParent:
-		if was, known := parent.addrs[a.prefix]; !deleted && known && was == a.flags {
+		now := a.flags & lastingFlags
+		if was, known := parent.addrs[a.prefix]; !deleted && known && was == now {
 			return dataplane.Scope{}
 		}
-		if parent.addrs[a.prefix] = a.flags; deleted {
+		if parent.addrs[a.prefix] = now; deleted {
 			delete(parent.addrs, a.prefix)
 		}
 		return linkScope(m.above(parent.name)...)

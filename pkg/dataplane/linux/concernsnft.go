@@ -20,7 +20,7 @@ const (
 func (m *memory) chainChange(msg syscall.NetlinkMessage) dataplane.Scope {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.ports[msg.Header.Pid] {
+	if m.ports[port{unix.NETLINK_NETFILTER, msg.Header.Pid}] {
 		return dataplane.Scope{}
 	}
 	key, ok := chainOf(msg)

@@ -13,7 +13,7 @@ import (
 // port id is how Watch knows our own writing.
 type conn struct {
 	sockets map[int]*nl.SocketHandle
-	port    uint32
+	port    port
 	strict  bool // dumps are filtered in the kernel by what the request says
 }
 
@@ -36,7 +36,7 @@ func (k *Kernel) route() (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a route netlink socket: %w", err)
 	}
-	port, err := s.GetPid()
+	id, err := s.GetPid()
 	if err == nil {
 		err = s.SetReceiveTimeout(&unix.Timeval{Sec: answerTimeout})
 	}
@@ -49,8 +49,12 @@ func (k *Kernel) route() (*conn, error) {
 	_ = s.SetExtAck(true)
 	strict := !k.lenient &&
 		unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
-	k.rt = &conn{sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, port: port, strict: strict}
-	k.memory.addPort(port)
+	k.rt = &conn{
+		sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}},
+		port:    port{unix.NETLINK_ROUTE, id},
+		strict:  strict,
+	}
+	k.memory.addPort(k.rt.port)
 	return k.rt, nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
@@ -19,8 +21,9 @@ type memory struct {
 
 	mu      sync.Mutex
 	domain  dataplane.Domain
-	ports   map[uint32]bool // port ids of our sockets
-	devices map[int]string  // our devices, by index → wanted name
+	ports   map[port]bool  // of our sockets
+	devices map[int]string // our devices, by index → wanted name
+	leaving map[int]bool   // devices that we are deleting, until the kernel says that they went
 	links   map[string]dataplane.Link
 	under   map[int]underlay // the parents of our devices
 	parents map[string]bool  // names that our devices were planned on
@@ -33,13 +36,20 @@ type memory struct {
 	watchers int
 }
 
+// port is how the kernel names the writer in a notification. Each netlink
+// protocol numbers its sockets by itself.
+type port struct {
+	protocol int
+	id       uint32
+}
+
 type forwardKey struct {
 	index int
 	mac   mac.Addr
 }
 
-// underlay is what matters about a parent, and its addresses as far as they
-// were notified: routers refresh the lifetime of an address every few seconds.
+// underlay is what matters about a parent. Its addresses are kept because
+// routers refresh their lifetimes every few seconds, which changes nothing.
 type underlay struct {
 	name  string
 	mtu   int
@@ -48,6 +58,9 @@ type underlay struct {
 	addrs map[netip.Prefix]uint32
 }
 
+// lastingFlags are those that make an address better or worse.
+const lastingFlags = unix.IFA_F_PERMANENT | unix.IFA_F_DEPRECATED | unix.IFA_F_DADFAILED
+
 // maxWritten bounds written: an FDB write that changes nothing is not notified.
 // Forgetting costs superfluous scopes, nothing else.
 const maxWritten = 1 << 16
@@ -55,8 +68,9 @@ const maxWritten = 1 << 16
 func newMemory(protocol uint8) *memory {
 	return &memory{
 		protocol: protocol,
-		ports:    map[uint32]bool{},
+		ports:    map[port]bool{},
 		devices:  map[int]string{},
+		leaving:  map[int]bool{},
 		links:    map[string]dataplane.Link{},
 		under:    map[int]underlay{},
 		parents:  map[string]bool{},
@@ -67,17 +81,17 @@ func newMemory(protocol uint8) *memory {
 	}
 }
 
-func (m *memory) addPort(port uint32) {
+func (m *memory) addPort(p port) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.ports[port] = true
+	m.ports[p] = true
 }
 
-// dropPort: the kernel may give the port id to another process next.
-func (m *memory) dropPort(port uint32) {
+// dropPort: the kernel may give the port id to another socket next.
+func (m *memory) dropPort(p port) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.ports, port)
+	delete(m.ports, p)
 }
 
 // territory is the domain of the last Observe.
@@ -123,6 +137,7 @@ func (m *memory) observed(o *observation) {
 	clear(m.devices)
 	for name, l := range o.mine {
 		m.devices[l.index] = name
+		delete(m.leaving, l.index) // it stayed
 	}
 	under := make(map[int]underlay, len(o.under))
 	for index, l := range o.under {
@@ -170,10 +185,31 @@ func (m *memory) wroteLink(name string, l dataplane.Link) {
 	m.links[name] = l
 }
 
-func (m *memory) sawParent(l link) {
+// letGo forgets a device that we are about to delete: what goes with it is
+// notified entry by entry, without a writer's name.
+func (m *memory) letGo(index int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.under[l.index] = m.underlayOf(l)
+	delete(m.links, m.devices[index])
+	delete(m.devices, index)
+	m.leaving[index] = m.watchers > 0
+}
+
+func (m *memory) knows(parent int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.under[parent]
+	return ok
+}
+
+func (m *memory) meet(parent link, addrs []address) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u := m.underlayOf(parent)
+	for _, a := range addrs {
+		u.addrs[a.prefix] = a.flags & lastingFlags
+	}
+	m.under[parent.index] = u
 }
 
 // wroteForward is called before the write: the notification may be faster than
@@ -202,6 +238,7 @@ func (m *memory) watching(change int) {
 	m.watchers += change
 	if m.watchers == 0 {
 		clear(m.written)
+		clear(m.leaving)
 	}
 }
 

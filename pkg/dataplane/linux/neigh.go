@@ -19,7 +19,7 @@ type neighbour struct {
 	state  uint16
 	mac    mac.Addr
 	ip     netip.Addr // of an FDB entry: the underlay address of the VTEP
-	odd    bool       // an FDB entry with a port, VNI or interface of its own
+	odd    bool       // an FDB entry with a port, VNI, interface or nexthop of its own
 }
 
 func parseNeighbour(m []byte) (neighbour, bool) {
@@ -129,7 +129,7 @@ func (k *Kernel) putForward(index int, m mac.Addr, vtep netip.Addr) error {
 		nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware()), addrAttr(netlink.NDA_DST, vtep))
 }
 
-// deleteForward names no VTEP, so it takes an entry with several of them whole.
+// deleteForward names no VTEP: the entry goes wherever it leads by now.
 func (k *Kernel) deleteForward(index int, m mac.Addr) error {
 	return ignoreGone(k.write(unix.RTM_DELNEIGH, 0,
 		ndmsg(unix.AF_BRIDGE, index, 0), nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware())))

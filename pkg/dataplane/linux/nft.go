@@ -18,34 +18,36 @@ import (
 // nftConn is the nfnetlink socket, kept open like the other.
 type nftConn struct {
 	*nftables.Conn
-	port uint32
+	port port
 }
 
 // transactions is how often a transaction is tried: it fails if somebody else
 // removes a chain between our look and our write.
 const transactions = 3
 
-// dormant is NFT_TABLE_F_DORMANT: the table's chains are not hooked in.
-const dormant = 1
+// dormant is NFT_TABLE_F_DORMANT: the table's chains are not hooked in. The
+// kernel sends it in network order, which google/nftables v0.3.0 does not
+// heed; no other flag is in that place either way.
+const dormant = 1 | 1<<24
 
 func (k *Kernel) firewall() (*nftConn, error) {
 	if k.nft != nil {
 		return k.nft, nil
 	}
-	var port uint32
+	var id uint32
 	err := k.ns.do(func() error {
 		c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdlayher.Conn) (err error) {
-			port, err = portOf(c)
+			id, err = portOf(c)
 			return err
 		}))
-		k.nft = &nftConn{c, port}
+		k.nft = &nftConn{c, port{unix.NETLINK_NETFILTER, id}}
 		return err
 	})
 	if err != nil {
 		k.nft = nil
 		return nil, fmt.Errorf("open a netfilter netlink socket: %w", facility(err))
 	}
-	k.memory.addPort(port)
+	k.memory.addPort(k.nft.port)
 	return k.nft, nil
 }
 
@@ -58,7 +60,7 @@ func (k *Kernel) closeNft() {
 }
 
 // portOf is the port id by which notifications name the writer.
-func portOf(c syscall.Conn) (port uint32, err error) {
+func portOf(c syscall.Conn) (id uint32, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return 0, err
@@ -67,11 +69,11 @@ func portOf(c syscall.Conn) (port uint32, err error) {
 	err = raw.Control(func(fd uintptr) {
 		name, err := unix.Getsockname(int(fd))
 		if a, ok := name.(*unix.SockaddrNetlink); ok {
-			port = a.Pid
+			id = a.Pid
 		}
 		inner = err
 	})
-	return port, errors.Join(err, inner)
+	return id, errors.Join(err, inner)
 }
 
 // facility explains the errors of a kernel that lacks a part of nftables.

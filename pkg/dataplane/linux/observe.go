@@ -70,6 +70,11 @@ func (o *observation) links() error {
 	if o.under, err = o.k.parents(o.mine); err != nil {
 		return err
 	}
+	for _, parent := range o.under {
+		if err := o.k.meetParent(parent); err != nil {
+			return err
+		}
+	}
 	for name, l := range o.mine {
 		o.names[l.index] = name
 		if o.whole(name) {
@@ -151,9 +156,7 @@ func (o *observation) fdb() error {
 	}
 	put := func(name string, n neighbour) {
 		key := dataplane.FDBKey{Link: name, MAC: n.mac}
-		// An entry with several VTEPs, or one with settings of its own, is like
-		// no wanted one: the invalid address stands for it.
-		if _, twice := o.out.Have.FDB[key]; twice || n.odd {
+		if n.odd { // like no wanted one: the invalid address stands for it
 			n.ip = netip.Addr{}
 		}
 		o.out.Have.FDB[key] = n.ip

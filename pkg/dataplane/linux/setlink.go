@@ -182,7 +182,22 @@ func (k *Kernel) deleteLink(name string, seen dataplane.Link) error {
 	if err != nil || !ok || !l.is(seen) {
 		return err
 	}
+	k.memory.letGo(l.index)
 	return ignoreGone(k.write(unix.RTM_DELLINK, 0, linkHeader(l.index)))
+}
+
+// meetParent makes Watch know the addresses of an underlay interface, so that
+// it can tell a new one from a router's refresh of one that is there.
+func (k *Kernel) meetParent(l link) error {
+	if k.memory.knows(l.index) {
+		return nil
+	}
+	all, err := k.addresses(l.index)
+	if err != nil {
+		return err
+	}
+	k.memory.meet(l, all)
+	return nil
 }
 
 func (k *Kernel) parentIndex(l dataplane.Link) (int, error) {
@@ -196,8 +211,7 @@ func (k *Kernel) parentIndex(l dataplane.Link) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	k.memory.sawParent(parent)
-	return parent.index, nil
+	return parent.index, k.meetParent(parent)
 }
 
 func linkHeader(index int) *nl.IfInfomsg {

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -19,22 +17,31 @@ import (
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/kerneltest"
 	"github.com/weftnet/weft/pkg/dataplane/linux"
-	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/netnstest"
 )
 
 func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
 
 func TestContract(t *testing.T) {
-	kerneltest.Run(t, func(t *testing.T) kerneltest.World {
-		n := netnstest.New(t)
-		return kerneltest.World{
-			Kernel:   open(t, n),
-			Reopen:   func() dataplane.Kernel { return open(t, n) },
-			Admin:    newAdmin(t, n),
-			Firewall: newFirewall(t, n),
-		}
-	})
+	for name, prepare := range map[string]func(*linux.Kernel){
+		"as this kernel is": func(*linux.Kernel) {},
+		"as Linux 4.18 is":  (*linux.Kernel).ForceFallbacks,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			kerneltest.Run(t, func(t *testing.T) kerneltest.World {
+				n := netnstest.New(t)
+				opened := func() dataplane.Kernel {
+					k := open(t, n)
+					prepare(k)
+					return k
+				}
+				return kerneltest.World{
+					Kernel: opened(), Reopen: opened, Admin: newAdmin(t, n), Firewall: newFirewall(t, n),
+				}
+			})
+		})
+	}
 }
 
 func open(t testing.TB, n *netnstest.NS) *linux.Kernel {
@@ -325,107 +332,4 @@ func (a *admin) dumpOn(l netlink.Link) []string {
 		}
 	}
 	return out
-}
-
-// firewall is kerneltest.Firewall on google/nftables.
-type firewall struct {
-	t testing.TB
-	*nftables.Conn
-}
-
-func newFirewall(t testing.TB, n *netnstest.NS) *firewall {
-	t.Helper()
-	c, err := nftables.New(nftables.WithNetNSFd(int(n.Handle())))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &firewall{t, c}
-}
-
-func (f *firewall) flush() {
-	f.t.Helper()
-	if err := f.Flush(); err != nil {
-		f.t.Fatal(err)
-	}
-}
-
-func tableOf(k ruleset.Key) *nftables.Table {
-	t := &nftables.Table{Name: k.Table, Family: nftables.TableFamilyIPv4}
-	if k.IPv6 {
-		t.Family = nftables.TableFamilyIPv6
-	}
-	return t
-}
-
-func (f *firewall) InsertRule(k ruleset.Key) {
-	f.t.Helper()
-	table := f.AddTable(tableOf(k))
-	chain := f.AddChain(&nftables.Chain{Name: k.Chain, Table: table})
-	f.Conn.InsertRule(&nftables.Rule{
-		Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}},
-	})
-	f.flush()
-}
-
-func (f *firewall) rules(k ruleset.Key) []*nftables.Rule {
-	f.t.Helper()
-	rules, err := f.GetRules(tableOf(k), &nftables.Chain{Name: k.Chain, Table: tableOf(k)})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return rules
-}
-
-func (f *firewall) DropRule(k ruleset.Key, position int) {
-	f.t.Helper()
-	r := f.rules(k)[position]
-	r.Table = tableOf(k)
-	if err := f.DelRule(r); err != nil {
-		f.t.Fatal(err)
-	}
-	f.flush()
-}
-
-func (f *firewall) DeleteTable(k ruleset.Key) {
-	f.t.Helper()
-	f.DelTable(tableOf(k))
-	f.flush()
-}
-
-func dumpChains(t testing.TB, n *netnstest.NS) []string {
-	t.Helper()
-	f := newFirewall(t, n)
-	chains, err := f.ListChains()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []string
-	for _, c := range chains {
-		k := ruleset.Key{IPv6: c.Table.Family == nftables.TableFamilyIPv6, Table: c.Table.Name, Chain: c.Name}
-		line := fmt.Sprintf("chain %s type %q", k, c.Type)
-		if c.Hooknum != nil && c.Priority != nil {
-			line += fmt.Sprintf(" hook %d priority %d", *c.Hooknum, *c.Priority)
-		}
-		if c.Policy != nil {
-			line += fmt.Sprintf(" policy %d", *c.Policy)
-		}
-		out = append(out, line)
-		for i, r := range f.rules(k) {
-			out = append(out, fmt.Sprintf("rule %s %d: %s %q", k, i, exprText(t, byte(c.Table.Family), r.Exprs), r.UserData))
-		}
-	}
-	return out
-}
-
-func exprText(t testing.TB, family byte, exprs []expr.Any) string {
-	t.Helper()
-	var out []string
-	for _, e := range exprs {
-		b, err := expr.Marshal(family, e)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, fmt.Sprintf("%T %x", e, b))
-	}
-	return strings.Join(out, " ")
 }
