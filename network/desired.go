@@ -171,15 +171,12 @@ func (n *Node) backend(cfg subnet.Config) (backend.Backend, error) {
 }
 
 func (n *Node) ruleOptions(h backend.Host) masq.Options {
-	var subnets, networks []netip.Prefix
-	for _, s := range h.Lease.Shares {
-		subnets = append(subnets, s.Subnet)
-	}
+	var networks []netip.Prefix
 	for _, w := range h.Config.Networks {
 		networks = append(networks, w.Prefix)
 	}
 	return masq.Options{
-		Networks: networks, Subnets: subnets,
+		Networks: networks, Subnets: subnetsOf(h.Lease),
 		Masquerade: n.opts.Masquerade, Forward: n.opts.Forward, FullyRandom: n.opts.FullyRandom,
 	}
 }

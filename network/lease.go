@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"time"
 
@@ -64,7 +65,7 @@ func (k keeper) run(ctx context.Context, claims <-chan subnet.Claim, leases chan
 			return err
 		}
 		for held := true; held; {
-			claim.ID, claim.Created, claim.Previous = lease.ID, lease.Created, nil
+			claim.ID, claim.Created, claim.Previous = lease.ID, lease.Created, subnetsOf(lease)
 			select {
 			case leases <- lease:
 			case <-ctx.Done():
@@ -80,6 +81,15 @@ func (k keeper) run(ctx context.Context, claims <-chan subnet.Claim, leases chan
 			}
 		}
 	}
+}
+
+// subnetsOf is what to ask for again should the lease be lost.
+func subnetsOf(l subnet.Lease) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range l.Shares {
+		out = append(out, s.Subnet)
+	}
+	return out
 }
 
 // acquire tries until the store gives a lease.
@@ -130,7 +140,7 @@ func (k keeper) hold(ctx context.Context, claims <-chan subnet.Claim, claim subn
 	case next := <-claims:
 		stop()
 		_ = <-ended // it ended because we stopped it
-		next.ID, next.Created = lease.ID, lease.Created
+		next.ID, next.Created, next.Previous = lease.ID, lease.Created, subnetsOf(lease)
 		published, err := k.publish(ctx, lease, next)
 		switch {
 		case ctx.Err() != nil:

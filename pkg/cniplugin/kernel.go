@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
@@ -149,6 +148,9 @@ func (k *kernel) connect(a attachment, bridge hostLink) error {
 			return refused(fmt.Sprintf("add %s to %s in the pod", p, a.podIf), err)
 		}
 	}
+	if err := errors.Join(answers(k.pod, pod.Attrs().Index), answers(k.host, bridge.index)); err != nil {
+		return err
+	}
 	return k.addPodRoutes(a, pod.Attrs().Index)
 }
 
@@ -169,31 +171,6 @@ func (k *kernel) addPodRoutes(a attachment, index int) error {
 		}
 	}
 	return nil
-}
-
-// settle waits until the kernel acts on the carrier that the link has by now.
-// It does so in a work queue, and until then a bridge's port forwards nothing
-// and IPv6 doesn't use the link: the pod's first packet would be lost, and its
-// resend takes a second. Since Linux 6.8 the question alone settles it
-// (linkwatch_sync_dev in rtnl_getlink); before, it is a matter of milliseconds.
-// A link that doesn't come up is for the pod's probes to find, not for us.
-func settle(h *netlink.Handle, index int) error {
-	const patience, step = time.Second, time.Millisecond
-	if index == 0 {
-		return nil
-	}
-	for end := time.Now().Add(patience); ; <-time.After(step) {
-		link, err := h.LinkByIndex(index)
-		if err != nil {
-			return refused(fmt.Sprintf("ask for the state of link %d", index), err)
-		}
-		// The kernel's own rule (netif_oper_up): a bridge that never was
-		// without a carrier stays unknown for ever.
-		state := link.Attrs().OperState
-		if state == netlink.OperUp || state == netlink.OperUnknown || time.Now().After(end) {
-			return nil
-		}
-	}
 }
 
 // connectHost gives the index of the host's end.
@@ -291,13 +268,7 @@ func removeVeth(h *netlink.Handle, name string) (removed bool, err error) {
 	return false, refused("remove "+name, err)
 }
 
-// addAddr adds an address that is valid at once (IPv6 would search for
-// duplicates first).
 func addAddr(h *netlink.Handle, link netlink.Link, p netip.Prefix) error {
 	n := ipNet(p)
-	addr := netlink.Addr{IPNet: &n}
-	if p.Addr().Is6() {
-		addr.Flags = unix.IFA_F_NODAD
-	}
-	return h.AddrAdd(link, &addr)
+	return h.AddrAdd(link, &netlink.Addr{IPNet: &n})
 }

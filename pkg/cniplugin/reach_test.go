@@ -76,6 +76,9 @@ func TestFirstPacketArrives(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
+		if err := client.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
 		to := &net.UDPAddr{IP: addr, Port: server.LocalAddr().(*net.UDPAddr).Port}
 		if _, err := client.WriteTo([]byte("weft"), to); err != nil {
 			t.Fatal(err)
