@@ -94,13 +94,13 @@ func (a *application) link(name string, op dataplane.Op) error {
 	want, _ := op.New.(dataplane.Link)
 	switch op.Verb {
 	case dataplane.Create:
-		a.k.memory.wroteLink(name, want)
+		a.k.memory.wroteLink(op.Verb, name, want)
 		return a.k.createLink(name, want)
 	case dataplane.Change:
 		seen, _ := op.Old.(dataplane.Link)
 		expected := want
 		expected.GBP = seen.GBP // stays as it was made
-		a.k.memory.wroteLink(name, expected)
+		a.k.memory.wroteLink(op.Verb, name, expected)
 		return a.k.changeLink(name, want)
 	default:
 		seen, _ := op.Old.(dataplane.Link)

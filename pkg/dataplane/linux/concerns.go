@@ -106,9 +106,8 @@ func (m *memory) linkGone(l link) dataplane.Scope {
 // linkHere compares our device with what it was when we last wrote or read it.
 // Notifications of links name no writer before Linux 6.2, and not always since.
 func (m *memory) linkHere(l link) dataplane.Scope {
-	name, known := m.devices[l.index]
-	ours := known
-	if !known {
+	name, ours := m.devices[l.index]
+	if !ours {
 		name, ours = m.adopt(l)
 	}
 	if !ours {
@@ -126,11 +125,14 @@ func (m *memory) linkHere(l link) dataplane.Scope {
 		v.Actual = l.name
 	}
 	expected := m.links[name]
-	born := v
-	born.Up = expected.Up // one that we make is told of before it is up, too
-	if v == expected || !known && born == expected {
+	if v == expected {
+		delete(m.births, name)
 		return dataplane.Scope{}
 	}
+	if v.Up = expected.Up; v == expected && m.births[name] {
+		return dataplane.Scope{}
+	}
+	v.Up = l.up
 	m.links[name] = v
 	return linkScope(name)
 }

@@ -25,6 +25,9 @@ type memory struct {
 	devices map[int]string // our devices, by index → wanted name
 	leaving map[int]bool   // devices that we are deleting, until the kernel says that they went
 	links   map[string]dataplane.Link
+	// births are devices that we made and that were not notified as up yet: the
+	// kernel tells of them before they are, too.
+	births  map[string]bool
 	under   map[int]underlay // the parents of our devices
 	parents map[string]bool  // names that our devices were planned on
 	routes  map[dataplane.RouteKey]bool
@@ -72,6 +75,7 @@ func newMemory(protocol uint8) *memory {
 		devices:  map[int]string{},
 		leaving:  map[int]bool{},
 		links:    map[string]dataplane.Link{},
+		births:   map[string]bool{},
 		under:    map[int]underlay{},
 		parents:  map[string]bool{},
 		routes:   map[dataplane.RouteKey]bool{},
@@ -152,6 +156,11 @@ func (m *memory) observed(o *observation) {
 	for name := range o.scope.Keys.Links {
 		delete(m.links, name)
 	}
+	for name := range m.births {
+		if _, there := o.mine[name]; !there {
+			delete(m.births, name)
+		}
+	}
 	maps.Copy(m.links, o.out.Have.Links)
 	maps.Copy(m.sysctls, o.out.Have.Sysctls)
 	for key := range o.out.Have.Routes {
@@ -179,10 +188,14 @@ func (m *memory) planned(p dataplane.Plan) {
 	}
 }
 
-func (m *memory) wroteLink(name string, l dataplane.Link) {
+func (m *memory) wroteLink(verb dataplane.Verb, name string, l dataplane.Link) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.links[name] = l
+	delete(m.births, name)
+	if verb == dataplane.Create && m.watchers > 0 {
+		m.births[name] = true
+	}
 }
 
 // letGo forgets a device that we are about to delete: what goes with it is
@@ -239,6 +252,7 @@ func (m *memory) watching(change int) {
 	if m.watchers == 0 {
 		clear(m.written)
 		clear(m.leaving)
+		clear(m.births)
 	}
 }
 
