@@ -139,7 +139,7 @@ func (k keeper) hold(ctx context.Context, claims <-chan subnet.Claim, claim subn
 		return lease, claim, false, nil
 	case next := <-claims:
 		stop()
-		_ = <-ended // it ended because we stopped it
+		k.log.WithError(<-ended).Debug("no longer held as it was: what we announce changes")
 		next.ID, next.Created, next.Previous = lease.ID, lease.Created, subnetsOf(lease)
 		published, err := k.publish(ctx, lease, next)
 		switch {
