@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 )
 
 // Kernel is one network namespace's kernel. linux is the real one, fake the one
 // in memory; kerneltest is the contract in tests. One goroutine calls Facts,
 // Observe and Apply; Watch runs beside it.
 type Kernel interface {
-	// Facts reads the host: its interfaces and default routes.
-	Facts(ctx context.Context) (Facts, error)
+	// Facts reads the host: its interfaces, its default routes, and for each
+	// of the peers the way there. It never reads the tables of others.
+	Facts(ctx context.Context, peers []netip.Addr) (Facts, error)
 	// Observe reads what the scope speaks of, in canonical form, so that
 	// values compare with ==. It costs the size of the scope, not of the
 	// kernel's tables, and dumps are filtered in the kernel.

@@ -120,7 +120,7 @@ func (k *Kernel) putRoute(key dataplane.RouteKey, r route, replace bool) error {
 		return syscall.ENETDOWN
 	case r.Via.IsValid() && !r.OnLink && !i.reaches(r.Via):
 		return syscall.ENETUNREACH
-	case r.Src.IsValid() && !k.isLocal(r.Src):
+	case r.Src.IsValid() && k.holder(r.Src) == nil:
 		return syscall.EINVAL
 	}
 	if _, there := k.routeAt(key); there && !replace {

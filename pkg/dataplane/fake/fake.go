@@ -204,17 +204,6 @@ func (k *Kernel) connected() map[dataplane.RouteKey]dataplane.Route {
 	return out
 }
 
-func (k *Kernel) isLocal(a netip.Addr) bool {
-	for _, i := range k.ifaces {
-		for p := range i.addrs {
-			if p.Addr() == a {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 func copyDomain(d dataplane.Domain) dataplane.Domain {
 	return dataplane.Domain{
 		Links:    maps.Clone(d.Links),

@@ -12,8 +12,9 @@ import (
 	"github.com/weftnet/weft/pkg/mac"
 )
 
-// Facts reads the interfaces and the default routes of table main.
-func (k *Kernel) Facts(ctx context.Context) (dataplane.Facts, error) {
+// Facts reads the interfaces, the default routes of table main, and by that
+// table the paths to peers.
+func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts, error) {
 	if err := ctx.Err(); err != nil {
 		return dataplane.Facts{}, err
 	}
@@ -30,6 +31,12 @@ func (k *Kernel) Facts(ctx context.Context) (dataplane.Facts, error) {
 	for key, r := range k.routes {
 		if key.Prefix.Bits() == 0 && key.Table == 0 {
 			f.Defaults[key] = r.Route
+		}
+	}
+	f.Paths = make(map[netip.Addr]dataplane.Path, len(peers))
+	for _, peer := range peers {
+		if path, ok := k.path(peer); ok {
+			f.Paths[peer] = path
 		}
 	}
 	return f, nil

@@ -42,6 +42,7 @@ func convergeCases() map[string]func(*bench) {
 			b.same(before, b.Admin.Dump())
 		},
 		"facts": facts,
+		"paths": paths,
 	}
 }
 
@@ -97,7 +98,7 @@ func facts(b *bench) {
 		defaults[k] = dataplane.Route{Via: s.gateway, Link: uplink}
 	}
 	b.Admin.Put(dataplane.State{Routes: defaults})
-	f, err := b.Kernel.Facts(b.Context())
+	f, err := b.Kernel.Facts(b.Context(), nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -110,6 +111,38 @@ func facts(b *bench) {
 			b.Errorf("%s: %+v", s.dev, i)
 		}
 	}
+}
+
+// paths are told of the addresses asked for and no others: on the link, behind
+// a router, ours, and without a way. They follow the routes.
+func paths(b *bench) {
+	b.settle(everything(1))
+	ask := func() map[netip.Addr]dataplane.Path {
+		var asked []netip.Addr
+		for _, s := range sides() {
+			asked = append(asked, s.gateway, s.vtep(5), s.link.Local, s.node(2).Addr().Next())
+		}
+		f, err := b.Kernel.Facts(b.Context(), asked)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return f.Paths
+	}
+	want := map[netip.Addr]dataplane.Path{}
+	for _, s := range sides() {
+		want[s.gateway] = dataplane.Path{Link: uplink, Src: s.link.Local, MTU: 1500}
+		want[s.link.Local] = dataplane.Path{Link: "lo", Src: s.link.Local, MTU: 65536}
+		want[s.node(2).Addr().Next()] = dataplane.Path{
+			Via: s.node(2).Addr(), Link: s.dev, Src: s.addrKey().Prefix.Addr(), MTU: s.link.MTU,
+		}
+	}
+	b.same(want, ask())
+	for _, s := range sides() {
+		k := dataplane.RouteKey{Prefix: netip.PrefixFrom(s.gateway, 0).Masked(), Metric: 100}
+		b.Admin.Put(oneRoute(k, dataplane.Route{Via: s.gateway, Link: uplink}))
+		want[s.vtep(5)] = dataplane.Path{Via: s.gateway, Link: uplink, Src: s.link.Local, MTU: 1500}
+	}
+	b.same(want, ask())
 }
 
 func (b *bench) uplinkFacts(up dataplane.Iface) {

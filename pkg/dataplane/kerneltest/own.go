@@ -203,7 +203,7 @@ func adopt(b *bench) {
 
 func (b *bench) indexes() map[string]int {
 	b.Helper()
-	f, err := b.Kernel.Facts(b.Context())
+	f, err := b.Kernel.Facts(b.Context(), nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -128,7 +128,7 @@ func BenchmarkFacts(b *testing.B) {
 	each(b, func(b *bench, want, _ dataplane.State) {
 		b.apply(want)
 		for b.Loop() {
-			if _, err := b.Facts(b.Context()); err != nil {
+			if _, err := b.Facts(b.Context(), nil); err != nil {
 				b.Fatal(err)
 			}
 		}

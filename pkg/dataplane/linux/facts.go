@@ -11,8 +11,8 @@ import (
 	"github.com/weftnet/weft/pkg/dataplane"
 )
 
-// Facts reads the host.
-func (k *Kernel) Facts(ctx context.Context) (dataplane.Facts, error) {
+// Facts reads the host, and the paths to peers.
+func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts, error) {
 	links, err := k.allLinks()
 	if err != nil {
 		return dataplane.Facts{}, err
@@ -45,7 +45,8 @@ func (k *Kernel) Facts(ctx context.Context) (dataplane.Facts, error) {
 			}
 		}
 	}
-	return facts, nil
+	facts.Paths, err = k.paths(ctx, peers, names, facts.Ifaces)
+	return facts, err
 }
 
 func ifaceOf(l link, all []address) dataplane.Iface {

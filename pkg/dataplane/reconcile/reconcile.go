@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -118,9 +119,10 @@ func (l *Loop) touch(s dataplane.Scope) {
 	}
 }
 
-// Facts reads the host in the loop's own goroutine. Run must be running.
-func (l *Loop) Facts(ctx context.Context) (facts dataplane.Facts, err error) {
-	askErr := l.do(ctx, func(run context.Context) { facts, err = l.kernel.Facts(run) })
+// Facts reads the host, and the paths to peers, in the loop's own goroutine.
+// Run must be running.
+func (l *Loop) Facts(ctx context.Context, peers ...netip.Addr) (facts dataplane.Facts, err error) {
+	askErr := l.do(ctx, func(run context.Context) { facts, err = l.kernel.Facts(run, peers) })
 	return facts, errors.Join(askErr, err)
 }
 
