@@ -136,14 +136,18 @@ func printStatus(out io.Writer, s network.Status, now time.Time) error {
 	for _, r := range s.Reasons {
 		row("", r)
 	}
-	row("Subnets", strings.Join(s.Node.Subnets, ", "))
-	row("Lease", s.Node.Lease)
-	row("Backend", fmt.Sprintf("%s, pods' MTU %d", s.Node.Backend, s.Node.MTU))
-	row("Uplink", fmt.Sprintf("%s, %s", s.Node.Uplink, strings.Join(s.Node.Local, ", ")))
-	row("Public", strings.Join(s.Node.Public, ", "))
+	if s.Node.Lease == "" {
+		row("Lease", "none yet")
+	} else {
+		row("Lease", s.Node.Lease)
+		row("Subnets", strings.Join(s.Node.Subnets, ", "))
+		row("Backend", fmt.Sprintf("%s, pods' MTU %d", s.Node.Backend, s.Node.MTU))
+		row("Uplink", fmt.Sprintf("%s, %s", s.Node.Uplink, strings.Join(s.Node.Local, ", ")))
+		row("Public", strings.Join(s.Node.Public, ", "))
+	}
 	row("Peers", fmt.Sprintf("%d programmed, %d left out", s.Peers, len(s.Skipped)))
 	row("Store", heard)
-	row("Kernel", fmt.Sprintf("%d rounds, %d writes, last round %s", s.Rounds, s.Ops, s.LastTook))
+	row("Kernel", fmt.Sprintf("%d rounds, %d writes, last round took %s", s.Rounds, s.Ops, s.LastTook))
 	row("Version", s.Version)
 	for _, x := range s.Skipped {
 		row("Left out", x.String())

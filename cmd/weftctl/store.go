@@ -19,13 +19,11 @@ import (
 	"github.com/weftnet/weft/subnet/etcd"
 )
 
-// storeTimeout is how long a command waits for etcd.
-const storeTimeout = 10 * time.Second
-
 // storeFlags say where etcd is. Each takes its default from the environment, so
 // that weftd's environment file serves weftctl too.
 type storeFlags struct {
 	endpoints, prefix, ca, cert, key, user, password string
+	timeout                                          time.Duration
 }
 
 func (f *storeFlags) register(flags *pflag.FlagSet) {
@@ -44,6 +42,7 @@ func (f *storeFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.cert, "etcd-certfile", def("ETCD_CERTFILE", ""), "`file` with our certificate")
 	flags.StringVar(&f.key, "etcd-keyfile", def("ETCD_KEYFILE", ""), "`file` with its key")
 	flags.StringVar(&f.user, "etcd-username", def("ETCD_USERNAME", ""), "etcd user `name`")
+	flags.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to wait for etcd")
 	f.password = def("ETCD_PASSWORD", "") // by the environment only: a command line is public
 }
 
@@ -60,7 +59,7 @@ func (f *storeFlags) with(ctx context.Context, do func(context.Context, *etcd.St
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	if err := do(ctx, store); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/subnet"
+)
+
+var bless = flag.Bool("bless", false, "rewrite the golden files")
+
+// golden compares with testdata/name.golden.
+func golden(t *testing.T, name, have string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *bless {
+		if err := os.WriteFile(path, []byte(have), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), have); d != "" {
+		t.Errorf("%s (-want +have)\n%s", name, d)
+	}
+}
+
+var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+func someStatus() network.Status {
+	return network.Status{
+		Version: "v0.1.0", Ready: true, Peers: 2, Rounds: 3, Ops: 17, LastTook: "1.2ms",
+		Node: network.NodeStatus{
+			Lease: "10.42.1.0-24", Backend: "vxlan", Subnets: []string{"10.42.1.0/24"}, Uplink: "eth0",
+			Local: []string{"192.168.77.1"}, Public: []string{"192.168.77.1"}, MTU: 1450,
+		},
+		Store: network.StoreStatus{Epoch: "e", Revision: 12, Leases: 3, Heard: now.Add(-3 * time.Second)},
+	}
+}
+
+func TestStatusText(t *testing.T) {
+	broken := someStatus()
+	broken.Ready = false
+	broken.Reasons = []string{"dataplane: link flannel.1: a foreign device has this name"}
+	broken.Skipped = []subnet.Skipped{{ID: "10.42.9.0-24", Node: "192.0.2.9", Field: "VtepMAC", Reason: "is multicast"}}
+	broken.Store.InDoubt = true
+	broken.Store.Malformed = []subnet.Skipped{{ID: "what-ever", Field: "key", Reason: "is no subnet"}}
+	fresh := network.Status{Version: "v0.1.0", Reasons: []string{"lease: not yet"}, LastTook: "0s"}
+	for name, s := range map[string]network.Status{
+		"status-ready": someStatus(), "status-broken": broken, "status-fresh": fresh,
+	} {
+		var out bytes.Buffer
+		if err := printStatus(&out, s, now); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, out.String())
+	}
+}
+
+func TestLeasesText(t *testing.T) {
+	s := subnet.Snapshot{
+		Leases: []subnet.Lease{{ID: "10.42.1.0-24&fd00:42:0:1::-64", Backend: "vxlan", Shares: []subnet.Share{
+			{
+				Subnet: netip.MustParsePrefix("10.42.1.0/24"), Public: netip.MustParseAddr("192.168.77.1"),
+				Data: []byte(`{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`),
+			},
+			{Subnet: netip.MustParsePrefix("fd00:42:0:1::/64"), Public: netip.MustParseAddr("fd77::1")},
+		}}},
+		Malformed: []subnet.Skipped{{ID: "what-ever", Field: "key", Reason: "is no subnet"}},
+	}
+	var out bytes.Buffer
+	if err := printLeases(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "leases", out.String())
+}
+
+// daemon serves canned replies on a socket as weftd does.
+func daemon(t *testing.T, replies map[string]any) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "w") //nolint:usetesting // t.TempDir is too long for the path of a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			reply, ok := replies[r.URL.Path]
+			if !ok {
+				http.Error(w, "no such page", http.StatusNotFound)
+				return
+			}
+			_ = json.NewEncoder(w).Encode(reply)
+		})}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+	return socket
+}
+
+func weftctl(args ...string) (string, error) {
+	var out bytes.Buffer
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetOut(&out)
+	root.SetErr(&out)
+	err := root.Execute()
+	return out.String(), err
+}
+
+func TestCommands(t *testing.T) {
+	right := daemon(t, map[string]any{"/v1/status": someStatus(), "/v1/plan": network.PlanReply{}})
+	drifted := daemon(t, map[string]any{"/v1/plan": network.PlanReply{
+		Ops:       []string{"+ route 10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink"},
+		Conflicts: []string{"link flannel.1: taken"},
+	}})
+	broken := daemon(t, nil)
+	for name, c := range map[string]struct {
+		args []string
+		out  string // part of what is printed
+		err  string // part of the error; "" for none
+	}{
+		"status":                    {[]string{"status", "--socket", right}, "10.42.1.0/24", ""},
+		"status as JSON":            {[]string{"status", "--socket", right, "-o", "json"}, `"lease": "10.42.1.0-24"`, ""},
+		"plan with nothing to do":   {[]string{"plan", "--socket", right}, "nothing to do", ""},
+		"plan with drift":           {[]string{"plan", "--socket", drifted}, "+ route 10.42.2.0/24", "not as wanted"},
+		"plan names conflicts":      {[]string{"plan", "--socket", drifted}, "! link flannel.1: taken", "not as wanted"},
+		"plan with drift, as JSON":  {[]string{"plan", "--socket", drifted, "-o", "json"}, `"conflicts"`, "not as wanted"},
+		"no daemon":                 {[]string{"status", "--socket", "/nowhere/s"}, "", "is it running?"},
+		"a daemon that is troubled": {[]string{"plan", "--socket", broken}, "", "no such page"},
+		"unknown output":            {[]string{"status", "-o", "xml"}, "", `"xml": use table or json`},
+		"version":                   {[]string{"version"}, "go1.", ""},
+		"a bad configuration": {
+			[]string{"config", "set", `{"Network":"10.42.0.0/33"}`}, "", "nothing was written",
+		},
+		"no configuration": {[]string{"config", "set"}, "", "1 arg"},
+		"etcd away": {
+			[]string{"leases", "--etcd-endpoints", "http://127.0.0.1:1", "--timeout", "300ms"}, "", "127.0.0.1:1",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			out, err := weftctl(c.args...)
+			if !strings.Contains(out, c.out) {
+				t.Errorf("prints %q, want %q in it", out, c.out)
+			}
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+				t.Errorf("error %v, want %q", err, c.err)
+			}
+		})
+	}
+}
