@@ -139,7 +139,7 @@ func (n *Node) apply() {
 		n.waitFor("backend", err)
 		return
 	}
-	ok, no := subnet.Admit(h.Config, h.Lease, n.view.believed.Leases)
+	ok, no := n.admit.Admit(h.Config, h.Lease, n.view.believed.Leases)
 	peers, bad := n.pieces.forPeers(b, ok)
 	no = append(no, bad...)
 	if anew {

@@ -57,6 +57,7 @@ type Node struct {
 	random [16]byte
 
 	view   view
+	admit  subnet.Admitter
 	pieces pieces
 	seen   map[string]bool // what was logged once already
 

@@ -17,31 +17,59 @@ import (
 // has. Our own lease in all (the one with own's ID) is left out silently. all
 // is not changed; Data is not looked at, that is the backend's.
 func Admit(cfg Config, own Lease, all []Lease) (ok []Lease, no []Skipped) {
-	sorted := all
-	if !slices.IsSortedFunc(all, byCreated) { // a store gives them sorted
-		sorted = slices.Clone(all)
-		slices.SortStableFunc(sorted, byCreated)
+	sorted := inOrder(all)
+	verdicts := judge(cfg, own, sorted)
+	return collect(make([]Lease, 0, len(sorted)), sorted, verdicts)
+}
+
+// inOrder gives the leases by age; all itself if it is so, as a store's are.
+func inOrder(all []Lease) []Lease {
+	if slices.IsSortedFunc(all, byCreated) {
+		return all
 	}
-	a := admission{cfg: cfg, own: own, subnets: newOverlaps(own, all)}
-	ok = make([]Lease, 0, len(all))
+	sorted := slices.Clone(all)
+	slices.SortStableFunc(sorted, byCreated)
+	return sorted
+}
+
+// verdict is what becomes of one lease.
+type verdict struct {
+	ours    bool     // it is our own: neither counts nor is refused
+	refusal *Skipped // why it doesn't count; nil: it does
+	shares  []Share  // those that count
+}
+
+func (v *verdict) counts() bool { return !v.ours && v.refusal == nil }
+
+// judge looks at the leases from the oldest on: what counts stands in the way
+// of those that follow.
+func judge(cfg Config, own Lease, sorted []Lease) []verdict {
+	subnets := newOverlaps(own, sorted)
+	a := admission{cfg: cfg, own: own, find: subnets.find}
 	for _, share := range own.Shares {
-		a.subnets.add(share.Subnet, own.ID)
+		subnets.add(share.Subnet, own.ID)
 	}
-	for _, l := range sorted {
-		if l.ID == own.ID && own.ID != "" {
-			continue
+	out := make([]verdict, len(sorted))
+	for i := range sorted {
+		out[i] = a.judge(&sorted[i])
+		for _, share := range out[i].shares {
+			subnets.add(share.Subnet, sorted[i].ID)
 		}
-		shares, refusal := a.check(l)
-		if refusal.Field != "" {
-			refusal.ID, refusal.Node = l.ID, nameOf(l)
-			no = append(no, refusal)
-			continue
+	}
+	return out
+}
+
+// collect appends to ok the leases that count, and gives why the others don't.
+func collect(ok, sorted []Lease, verdicts []verdict) (_ []Lease, no []Skipped) {
+	for i := range verdicts {
+		switch v := &verdicts[i]; {
+		case v.ours:
+		case v.refusal != nil:
+			no = append(no, *v.refusal)
+		default:
+			ok = append(ok, sorted[i])
+			ok[len(ok)-1].Shares = v.shares
 		}
-		for _, share := range shares {
-			a.subnets.add(share.Subnet, l.ID)
-		}
-		l.Shares = shares
-		ok = append(ok, l)
 	}
 	return ok, no
 }
@@ -64,11 +92,25 @@ func nameOf(l Lease) string {
 	return ""
 }
 
-// admission is what the leases so far leave to those that follow.
+// admission judges leases one by one.
 type admission struct {
-	cfg     Config
-	own     Lease
-	subnets *overlaps
+	cfg Config
+	own Lease
+	// find gives a prefix that is held and that p overlaps, and its holder.
+	find func(p netip.Prefix) (holder string, at netip.Prefix, found bool)
+}
+
+// judge judges one lease.
+func (a *admission) judge(l *Lease) verdict {
+	if l.ID == a.own.ID && a.own.ID != "" {
+		return verdict{ours: true}
+	}
+	shares, refusal := a.check(l)
+	if refusal.Field == "" {
+		return verdict{shares: shares}
+	}
+	why := Skipped{ID: l.ID, Node: nameOf(*l), Field: refusal.Field, Reason: refusal.Reason}
+	return verdict{refusal: &why}
 }
 
 // refused is a refusal without its peer, which Admit fills in.
@@ -77,12 +119,37 @@ func refused(field, format string, args ...any) Skipped {
 }
 
 // check gives the shares of a lease that count, or why none does.
-func (a *admission) check(l Lease) ([]Share, Skipped) {
+func (a *admission) check(l *Lease) ([]Share, Skipped) {
 	if l.Backend != a.cfg.Backend {
 		return nil, refused("backend type", "is %q, ours is %q", clip(l.Backend), a.cfg.Backend)
 	}
+	shares, refusal := a.relevant(l)
+	if refusal.Field != "" {
+		return nil, refusal
+	}
+	for i := range shares {
+		if refusal := a.subnet(shares[i]); refusal.Field != "" {
+			return nil, refusal
+		}
+		if refusal := a.address(shares[i]); refusal.Field != "" {
+			return nil, refusal
+		}
+		if refusal := a.rival(shares[i]); refusal.Field != "" {
+			return nil, refusal
+		}
+	}
+	return shares, Skipped{}
+}
+
+// relevant gives the shares of the families that the cluster has, in its order.
+func (a *admission) relevant(l *Lease) ([]Share, Skipped) {
 	if slices.ContainsFunc(l.Shares, func(s Share) bool { return !s.Subnet.IsValid() }) {
 		return nil, refused("subnet", "is not valid")
+	}
+	if slices.EqualFunc(l.Shares, a.cfg.Networks, func(s Share, n Network) bool {
+		return s.Subnet.Addr().BitLen() == n.Prefix.Addr().BitLen()
+	}) && len(l.Shares) > 0 {
+		return l.Shares, Skipped{} // nothing to leave out: nearly always
 	}
 	shares := make([]Share, 0, len(a.cfg.Networks))
 	for _, n := range a.cfg.Networks {
@@ -100,13 +167,6 @@ func (a *admission) check(l Lease) ([]Share, Skipped) {
 	}
 	if len(shares) == 0 {
 		return nil, refused("subnet", "is missing: the lease has none of a family that the cluster has")
-	}
-	for _, share := range shares {
-		for _, check := range []func(Share) Skipped{a.subnet, a.address, a.rival} {
-			if refusal := check(share); refusal.Field != "" {
-				return nil, refusal
-			}
-		}
 	}
 	return shares, Skipped{}
 }
@@ -133,7 +193,7 @@ func (a *admission) subnet(share Share) Skipped {
 	case p.Bits() < network.Bits() || !network.Contains(p.Addr()):
 		return refused("subnet", "%s lies outside of the cluster network %s", p, network)
 	}
-	holder, at, found := a.subnets.find(p)
+	holder, at, found := a.find(p)
 	switch {
 	case !found:
 		return Skipped{}

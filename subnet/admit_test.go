@@ -238,14 +238,7 @@ func samePublic(a, b subnet.Lease) bool {
 }
 
 func BenchmarkAdmit(b *testing.B) {
-	cfg := parse(b, `{"Network":"10.0.0.0/8","EnableIPv6":true,"IPv6Network":"fd00:5::/32"}`)
-	var all []subnet.Lease
-	for i := range 10_000 {
-		high, low := byte(i>>8), byte(i)
-		all = append(all, lease(fmt.Sprint("n", i), int64(i+1),
-			share(fmt.Sprintf("10.%d.%d.0/24", high, low), fmt.Sprintf("192.168.%d.%d", high, low), ""),
-			share(fmt.Sprintf("fd00:5:0:%x::/64", i), fmt.Sprintf("2001:db8::%x", i+1), "")))
-	}
+	cfg, all := large(b)
 	own := all[77]
 	for b.Loop() {
 		if ok, no := subnet.Admit(cfg, own, all); len(ok) != len(all)-1 {

@@ -85,17 +85,27 @@ func suspicions(prev, next Snapshot, missing int) []string {
 
 // gone gives the leases of prev whose ID next doesn't have.
 func gone(prev, next []Lease) []Lease {
-	there := make(map[string]struct{}, len(next))
-	for _, l := range next {
-		there[l.ID] = struct{}{}
-	}
-	var out []Lease
-	for _, l := range prev {
-		if _, found := there[l.ID]; !found {
-			out = append(out, l)
+	var missed []Lease // at their place; nearly always those that are gone
+	j := 0
+	for i := range prev {
+		for j < len(next) && byCreated(next[j], prev[i]) < 0 {
+			j++
+		}
+		if j == len(next) || next[j].ID != prev[i].ID {
+			missed = append(missed, prev[i])
 		}
 	}
-	return out
+	if len(missed) == 0 {
+		return nil
+	}
+	there := make(map[string]struct{}, len(next))
+	for i := range next {
+		there[next[i].ID] = struct{}{}
+	}
+	return slices.DeleteFunc(missed, func(l Lease) bool {
+		_, found := there[l.ID]
+		return found
+	})
 }
 
 // notReplaced leaves out those missing leases in whose place next has a new

@@ -16,13 +16,13 @@ type overlaps struct {
 	inside map[key]netip.Prefix
 }
 
-// key is a prefix that hashes fast: netip.Prefix has a hole in it.
+// key is a prefix that hashes fast: netip.Prefix has a hole and a pointer in it.
 type key struct {
-	addr   netip.Addr
-	length int
+	addr          u128
+	width, length int
 }
 
-func keyOf(p netip.Prefix) key { return key{p.Addr(), p.Bits()} }
+func keyOf(p netip.Prefix) key { return key{number(p.Addr()), p.Addr().BitLen(), p.Bits()} }
 
 // around is the key of the prefix of a shorter length around p.
 func around(p netip.Prefix, length int) key {
