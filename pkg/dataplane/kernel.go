@@ -25,7 +25,9 @@ type Kernel interface {
 	// Watch sends a scope for whatever changes in the domain of the last
 	// Observe, by anyone but (as far as the kernel tells) ourselves. It first
 	// sends a scope of All, once it listens: what happened before is in
-	// nobody's queue. It blocks until ctx ends, and returns ctx.Err() or the
+	// nobody's queue. It sends Facts too when a link, an address or a route
+	// changed that the last Facts told of or should tell of now, as far as
+	// the main tables say; pods that come and go change none. It blocks until ctx ends, and returns ctx.Err() or the
 	// reason why it can't go on; call it again then.
 	Watch(ctx context.Context, dirty chan<- Scope) error
 }

@@ -10,14 +10,17 @@ type Scope struct {
 	// that the kernel sends when a link takes its routes and neighbours along.
 	Keys   State
 	Domain Domain
+	// Facts, which only a Watch sets, says that what Kernel.Facts told last
+	// is so no longer. It asks for no entry to be read; All says the same.
+	Facts bool
 }
 
-// Empty tells whether the scope asks for nothing.
-func (s Scope) Empty() bool { return !s.All && s.Keys.Len() == 0 }
+// Empty tells whether the scope asks for nothing, and says nothing of Facts.
+func (s Scope) Empty() bool { return !s.All && !s.Facts && s.Keys.Len() == 0 }
 
 // Add widens the scope by another. The Domain stays.
 func (s *Scope) Add(o Scope) {
-	s.All = s.All || o.All
+	s.All, s.Facts = s.All || o.All, s.Facts || o.Facts
 	if s.All {
 		s.Keys = State{}
 		return

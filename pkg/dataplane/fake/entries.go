@@ -19,6 +19,9 @@ func (k *Kernel) putAddr(i *iface, p netip.Prefix) error {
 		return syscall.EEXIST
 	}
 	i.addrs[p] = true
+	if k.countsForHost(i, p) {
+		k.stale()
+	}
 	k.tell(i, func(link string) dataplane.State {
 		return dataplane.State{Addrs: map[dataplane.AddrKey]struct{}{{Link: link, Prefix: p}: {}}}
 	})
@@ -36,6 +39,9 @@ func (k *Kernel) deleteAddr(i *iface, p netip.Prefix) error {
 		return syscall.EADDRNOTAVAIL
 	}
 	delete(i.addrs, p)
+	if k.countsForHost(i, p) {
+		k.stale()
+	}
 	if p.Addr().Is4() {
 		last := true
 		for other := range i.addrs {
@@ -129,6 +135,7 @@ func (k *Kernel) putRoute(key dataplane.RouteKey, r route, replace bool) error {
 	k.tellRoute(key)
 	k.routes[key] = r
 	k.tellRoute(key)
+	k.tellPath(key)
 	return nil
 }
 
@@ -138,6 +145,7 @@ func (k *Kernel) deleteRoute(key dataplane.RouteKey) error {
 		return syscall.ESRCH
 	}
 	k.tellRoute(key)
+	k.tellPath(key)
 	delete(k.routes, key)
 	return nil
 }

@@ -29,6 +29,7 @@ type Kernel struct {
 
 	domain   dataplane.Domain // of the last Observe
 	asked    map[string]bool  // sysctls that went through Observe or Apply
+	peers    []netip.Addr     // of the last Facts
 	watchers map[*watcher]bool
 	applying bool // what changes now is our own doing
 	muted    bool

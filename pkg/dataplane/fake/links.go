@@ -68,6 +68,9 @@ func (k *Kernel) setLink(i *iface, l dataplane.Link) error {
 // addresses; IPv4 addresses and the FDB stay, and up brings nothing back but a
 // link-local address. A new MAC takes the neighbours.
 func (k *Kernel) tune(i *iface, l dataplane.Link) {
+	if i.mtu != l.MTU || i.up != l.Up {
+		k.tellHost(i)
+	}
 	i.mtu = l.MTU
 	if !l.MAC.IsZero() && l.MAC != i.mac {
 		i.mac = l.MAC
@@ -98,6 +101,7 @@ func (k *Kernel) renameLink(i *iface, to string) error {
 		return syscall.EEXIST
 	}
 	k.tellLink(i) // under its old name
+	k.tellHost(i)
 	for key, r := range k.routes {
 		if r.Link == i.name {
 			r.Link = to
@@ -125,6 +129,7 @@ func (k *Kernel) renameLink(i *iface, to string) error {
 // deleteLink takes all that is on the interface, and the VXLAN devices above it.
 func (k *Kernel) deleteLink(i *iface) {
 	k.tellLink(i)
+	k.tellHost(i)
 	k.dropRoutes(func(_ dataplane.RouteKey, r route) bool { return r.Link == i.name })
 	delete(k.ifaces, i.name)
 	maps.DeleteFunc(k.sysctls, func(key, _ string) bool { return sysctlLink(key) == i.name })

@@ -33,6 +33,7 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 			f.Defaults[key] = r.Route
 		}
 	}
+	k.peers = slices.Clone(peers)
 	f.Paths = make(map[netip.Addr]dataplane.Path, len(peers))
 	for _, peer := range peers {
 		if path, ok := k.path(peer); ok {

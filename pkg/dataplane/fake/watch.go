@@ -134,3 +134,36 @@ func (k *Kernel) tellChains(keys ...ruleset.Key) {
 	}
 	k.notify(dataplane.State{Chains: chains})
 }
+
+// tellHost says that Facts are stale, if a link with an address that counts
+// has changed: not one of ours, and not one that only pods are on.
+func (k *Kernel) tellHost(i *iface) {
+	for p := range i.addrs {
+		if k.countsForHost(i, p) {
+			k.stale()
+			return
+		}
+	}
+}
+
+func (k *Kernel) countsForHost(i *iface, p netip.Prefix) bool {
+	_, ours := k.wantedName(i)
+	return !ours && p.Addr().IsGlobalUnicast() && !k.inNetworks(netip.PrefixFrom(p.Addr(), p.Addr().BitLen()))
+}
+
+// tellPath says so of a route to everywhere or to a peer of the last Facts.
+func (k *Kernel) tellPath(key dataplane.RouteKey) {
+	leads := func(to netip.Addr) bool { return key.Prefix.Contains(to) }
+	if key.Table == 0 && (key.Prefix.Bits() == 0 || slices.ContainsFunc(k.peers, leads)) {
+		k.stale()
+	}
+}
+
+func (k *Kernel) stale() {
+	if k.applying || k.muted {
+		return
+	}
+	for w := range k.watchers {
+		w.add(dataplane.Scope{Facts: true})
+	}
+}

@@ -150,6 +150,8 @@ func watchCases() map[string]func(*bench) {
 		},
 		"our own writes make nothing dirty but themselves": ownWrites,
 		"a burst is not lost":                              burst,
+		"facts that are stale are told of":                 staleFacts,
+		"pods make no facts stale":                         podsAreNoFacts,
 	}
 }
 

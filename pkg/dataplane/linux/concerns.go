@@ -22,6 +22,12 @@ func (m *memory) routeChange(msg syscall.NetlinkMessage) dataplane.Scope {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	own := m.ports[port{unix.NETLINK_ROUTE, msg.Header.Pid}]
+	s := m.entryChange(msg, own)
+	s.Facts = m.hostChange(msg, own)
+	return s
+}
+
+func (m *memory) entryChange(msg syscall.NetlinkMessage, own bool) dataplane.Scope {
 	switch msg.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return m.linkChange(msg.Data, msg.Header.Type == unix.RTM_DELLINK, own)

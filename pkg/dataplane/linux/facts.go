@@ -45,8 +45,11 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 			}
 		}
 	}
-	facts.Paths, err = k.paths(ctx, peers, names, facts.Ifaces)
-	return facts, err
+	if facts.Paths, err = k.paths(ctx, peers, names, facts.Ifaces); err != nil {
+		return dataplane.Facts{}, err
+	}
+	k.memory.told(links, addresses, peers)
+	return facts, nil
 }
 
 func ifaceOf(l link, all []address) dataplane.Iface {

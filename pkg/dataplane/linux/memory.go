@@ -37,6 +37,7 @@ type memory struct {
 	// alone don't name the writer.
 	written  map[forwardKey]netip.Addr
 	watchers int
+	host     host
 }
 
 // port is how the kernel names the writer in a notification. Each netlink
@@ -82,6 +83,7 @@ func newMemory(protocol uint8) *memory {
 		chains:   map[ruleset.Key]bool{},
 		sysctls:  map[string]string{ipForward: "", ip6Forward: ""},
 		written:  map[forwardKey]netip.Addr{},
+		host:     noHost(),
 	}
 }
 

@@ -36,6 +36,10 @@ type Options struct {
 	// OnRound is told about each round that wrote something, failed, or read
 	// everything. It must not block.
 	OnRound func(Round)
+	// OnFacts is told when the host is not what Facts said last, after a
+	// moment in which more of the same may come. It must not block. A round
+	// that read everything says so, too.
+	OnFacts func()
 }
 
 // Round is what one pass of the loop did.
@@ -66,6 +70,9 @@ type Loop struct {
 const (
 	firstPause = 20 * time.Millisecond
 	lastPause  = 10 * time.Second
+	// factsPause bounds how often Facts are called stale while a host that
+	// boots, or a routing daemon, changes things all the time.
+	factsPause = 250 * time.Millisecond
 )
 
 // New makes a loop; Run starts it.
@@ -75,6 +82,9 @@ func New(k dataplane.Kernel, opts Options) *Loop {
 	}
 	if opts.OnRound == nil {
 		opts.OnRound = func(Round) {}
+	}
+	if opts.OnFacts == nil {
+		opts.OnFacts = func() {}
 	}
 	l := &Loop{kernel: k, opts: opts, wake: make(chan struct{}, 1), ask: make(chan func(context.Context))}
 	l.unset = make(map[string]bool, len(opts.Layers))
@@ -158,18 +168,7 @@ func (l *Loop) Run(ctx context.Context) error {
 func (l *Loop) watch(ctx context.Context) error {
 	scopes := make(chan dataplane.Scope, 64)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		for {
-			select {
-			case s := <-scopes:
-				l.mu.Lock()
-				l.touch(s)
-				l.mu.Unlock()
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	})
+	g.Go(func() error { return l.hear(ctx, scopes) })
 	g.Go(func() error {
 		for attempt := 0; ; attempt++ {
 			began := time.Now()
@@ -187,6 +186,31 @@ func (l *Loop) watch(ctx context.Context) error {
 		}
 	})
 	return g.Wait()
+}
+
+// hear takes what the kernel tells: scopes to read, and that Facts are stale.
+func (l *Loop) hear(ctx context.Context, scopes <-chan dataplane.Scope) error {
+	facts := time.NewTimer(factsPause)
+	facts.Stop()
+	stale := false
+	for {
+		select {
+		case s := <-scopes:
+			if s.Facts && !stale {
+				stale = true
+				facts.Reset(factsPause)
+			}
+			s.Facts = false
+			l.mu.Lock()
+			l.touch(s)
+			l.mu.Unlock()
+		case <-facts.C:
+			stale = false
+			l.opts.OnFacts()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // work is the loop proper.

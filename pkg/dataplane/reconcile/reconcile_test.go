@@ -251,3 +251,33 @@ func TestSetNamesWhatItRefuses(t *testing.T) {
 		t.Errorf("%+v", refused)
 	}
 }
+
+// Facts that are stale are told within a moment, a storm of changes a few times
+// a second, and neither makes the loop read any entry.
+func TestStaleFacts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := host(t)
+		told := 0
+		live(t, k, reconcile.Options{Audit: day, OnFacts: func() { told++ }}, baseLayer(), fragments(2))
+		pass(time.Second)
+		reads := k.Reads()
+		flap := func(n int) {
+			route := dataplane.RouteKey{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Metric: n}
+			must(t, k.Put(dataplane.State{Routes: map[dataplane.RouteKey]dataplane.Route{
+				route: {Via: netip.MustParseAddr("192.0.2.254"), Link: "up0"},
+			}}))
+		}
+		flap(1)
+		pass(time.Second)
+		same(t, 1, told)
+		for n := range 1000 {
+			flap(n + 2)
+			pass(10 * time.Millisecond)
+		}
+		pass(time.Second)
+		if told < 30 || told > 42 {
+			t.Errorf("ten seconds of storm: told %d times, want about 4 a second", told-1)
+		}
+		same(t, reads, k.Reads())
+	})
+}
