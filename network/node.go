@@ -284,7 +284,7 @@ func (n *Node) refreshFacts(ctx context.Context) {
 	if !n.takeFactsDue() && n.view.uplink.Iface != "" {
 		return
 	}
-	facts, err := n.loop.Facts(ctx)
+	facts, err := n.loop.Facts(ctx, n.opts.Wish.Paths()...)
 	if err != nil {
 		n.waitFor("host", fmt.Errorf("read the host: %w", err))
 		return

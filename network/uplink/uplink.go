@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -20,40 +21,61 @@ import (
 	"github.com/weftnet/weft/subnet"
 )
 
-// Wish is what the operator asked for.
+// Wish is what the operator asked for. What names an interface is tried in the
+// order of the fields, until one can carry the tunnel.
 type Wish struct {
-	Ifaces []string     // names or addresses, the first that matches wins; none: the default route's
-	Public []netip.Addr // what to announce, one per family at most; none: the interface's address
+	Ifaces   []string         // names or addresses
+	Regex    []*regexp.Regexp // each is matched against all addresses, then against all names
+	CanReach netip.Addr       // the interface of the path to it, which must be in Facts.Paths
+	Public   []netip.Addr     // what to announce, one per family at most; none: the interface's address
+}
+
+// Paths are the addresses to which Pick needs the Paths.
+func (w Wish) Paths() []netip.Addr {
+	if !w.CanReach.IsValid() {
+		return nil
+	}
+	return []netip.Addr{w.CanReach}
 }
 
 // Pick chooses the uplink.
 //
-// The interface is the first of the wish that exists; else the one that has a
-// public address of the wish; else that of the default route with the best
-// metric, which must be one and the same for all families that have one.
+// The interface is the first of the wish that can carry the tunnel: it is not
+// loopback nor the tunnel, has an MTU, and an address of each family. A wish
+// that names none leaves it to the public address, if an interface has it; else
+// to the default route with the best metric, which must be by one and the same
+// interface for all families that have one.
 //
 // The address of a family is the public one if the interface has it, else the
 // one that named the interface, else the interface's best. Addresses that peers
-// would not accept (link-local, inside of the cluster network) don't count.
+// would not accept (link-local, inside of the cluster network) don't count;
+// only behind NAT, where peers are told another one, an IPv4 link-local
+// address does if there is no better.
 func Pick(facts dataplane.Facts, cfg subnet.Config, wish Wish) (backend.Uplink, error) {
 	if len(cfg.Networks) == 0 {
 		return backend.Uplink{}, errors.New("no uplink can be chosen: the network configuration has no network")
 	}
 	c := chooser{facts: facts, cfg: cfg, wish: wish}
-	name, err := c.choose()
+	for _, p := range c.publics() {
+		if !c.usable(p) {
+			return backend.Uplink{}, fmt.Errorf("public address %s can't be announced: no peer would accept it; "+
+				"it must be unicast, and not link-local, loopback or inside of the cluster network", p)
+		}
+	}
+	if len(wish.Ifaces) > 0 || len(wish.Regex) > 0 || wish.CanReach.IsValid() {
+		return c.byWish()
+	}
+	by := c.byDefaultRoute
+	if len(c.publics()) > 0 {
+		by = c.byPublic
+	}
+	name, err := by()
 	if err != nil {
 		return backend.Uplink{}, err
 	}
-	if facts.Ifaces[name].MTU <= 0 {
-		return backend.Uplink{}, fmt.Errorf("interface %s has no MTU: choose another one with --iface", name)
-	}
-	up := backend.Uplink{Iface: name, MTU: facts.Ifaces[name].MTU}
-	for _, network := range cfg.Networks {
-		local, public, err := c.addresses(name, network.Prefix)
-		if err != nil {
-			return backend.Uplink{}, err
-		}
-		up.Local, up.Public = append(up.Local, local), append(up.Public, public)
+	up, lack := c.uplink(name, netip.Addr{})
+	if lack != "" {
+		return backend.Uplink{}, fmt.Errorf("interface %s %s: mend that, or choose another one with --iface", name, lack)
 	}
 	return up, nil
 }
@@ -64,36 +86,27 @@ type chooser struct {
 	wish  Wish
 }
 
-// choose gives the name of an interface that exists.
-func (c chooser) choose() (string, error) {
-	switch {
-	case len(c.wish.Ifaces) > 0:
-		return c.byWish()
-	case len(c.publics()) > 0:
-		return c.byPublic()
+// uplink is the interface as the uplink, or what it lacks for that: a clause.
+func (c chooser) uplink(name string, named netip.Addr) (backend.Uplink, string) {
+	if lack := c.unfit(name); lack != "" {
+		return backend.Uplink{}, lack
 	}
-	return c.byDefaultRoute()
-}
-
-// byWish takes the first that exists and can carry a tunnel.
-func (c chooser) byWish() (string, error) {
-	var reasons []string
-	for _, w := range c.wish.Ifaces {
-		name := w
-		if addr, err := netip.ParseAddr(w); err == nil {
-			name = c.holder(addr)
-		}
-		if _, ok := c.facts.Ifaces[name]; !ok {
-			reasons = append(reasons, w+" is not on this host")
-			continue
-		}
-		if reason := c.unfit(name); reason != "" {
-			reasons = append(reasons, w+" "+reason)
-			continue
-		}
-		return name, nil
+	up := backend.Uplink{Iface: name, MTU: c.facts.Ifaces[name].MTU}
+	if up.MTU <= 0 {
+		return backend.Uplink{}, "has no MTU"
 	}
-	return "", fmt.Errorf("no interface to use: %s; there is %s", strings.Join(reasons, ", "), c.list())
+	for _, network := range c.cfg.Networks {
+		public := c.public(network.Prefix)
+		local, lack := c.local(name, network.Prefix, public, named)
+		if lack != "" {
+			return backend.Uplink{}, lack
+		}
+		if !public.IsValid() {
+			public = local
+		}
+		up.Local, up.Public = append(up.Local, local), append(up.Public, public)
+	}
+	return up, ""
 }
 
 // byPublic takes the interface that has a public address. An address that is
@@ -173,70 +186,76 @@ func (c chooser) unfit(name string) string {
 	return ""
 }
 
-// addresses gives the tunnel's own address of a family, and the one to announce.
-func (c chooser) addresses(name string, network netip.Prefix) (local, public netip.Addr, err error) {
+// public is the wish's address of a family, or the zero address.
+func (c chooser) public(network netip.Prefix) netip.Addr {
 	for _, p := range c.publics() {
 		if same(p, network) {
-			public = p
-			break
+			return p
 		}
 	}
-	if public.IsValid() && !c.usable(public) {
-		return netip.Addr{}, netip.Addr{}, fmt.Errorf("public address %s can't be announced: no peer would accept it; "+
-			"it must be unicast, and not link-local, loopback or inside of the cluster network", public)
-	}
-	if local, err = c.local(name, network, public); err != nil {
-		return netip.Addr{}, netip.Addr{}, err
-	}
-	if !public.IsValid() {
-		public = local
-	}
-	return local, public, nil
+	return netip.Addr{}
 }
 
-// local prefers the address to announce, then one that was named as --iface.
-func (c chooser) local(name string, network netip.Prefix, public netip.Addr) (netip.Addr, error) {
+// local is the tunnel's own address of a family, or what the interface lacks.
+// It prefers the address to announce, then those that were named.
+func (c chooser) local(name string, network netip.Prefix, public, named netip.Addr) (local netip.Addr, lack string) {
 	var usable, unusable []netip.Addr
 	for _, p := range c.facts.Ifaces[name].Addrs {
 		switch a := p.Addr(); {
 		case !same(a, network):
-		case !c.usable(a):
-			unusable = append(unusable, a)
-		default:
+		case c.usable(a), public.IsValid() && a.Is4() && a.IsLinkLocalUnicast():
 			usable = append(usable, a)
+		default:
+			unusable = append(unusable, a)
 		}
 	}
-	if slices.Contains(usable, public) {
-		return public, nil
-	}
+	wanted := []netip.Addr{public, named}
 	for _, w := range c.wish.Ifaces {
-		if a, err := netip.ParseAddr(w); err == nil && slices.Contains(usable, a) {
-			return a, nil
+		if a, err := netip.ParseAddr(w); err == nil {
+			wanted = append(wanted, a)
 		}
 	}
-	if len(usable) > 0 {
-		return usable[0], nil
+	for _, a := range wanted {
+		if slices.Contains(usable, a) {
+			return a, ""
+		}
 	}
-	err := fmt.Errorf("interface %s has no %s address", name, family(network))
-	if len(unusable) > 0 {
-		err = fmt.Errorf("%w that peers could use (%s is link-local or inside of the cluster network)", err, join(unusable))
+	switch {
+	case len(usable) > 0:
+		return usable[0], ""
+	case len(unusable) > 0:
+		return netip.Addr{}, fmt.Sprintf("has no %s address that peers could use (%s is link-local or inside of the "+
+			"cluster network)", family(network), join(unusable))
 	}
-	return netip.Addr{}, fmt.Errorf("%w: give it one, or choose another interface with --iface", err)
+	return netip.Addr{}, fmt.Sprintf("has no %s address", family(network))
 }
 
 // publics are the wish's addresses of the families that the cluster has.
 func (c chooser) publics() (out []netip.Addr) {
 	for _, p := range c.wish.Public {
-		if slices.ContainsFunc(c.cfg.Networks, func(n subnet.Network) bool { return same(p, n.Prefix) }) {
+		if c.has(p) {
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
-// holder is the interface with an address: the first by name, or "".
+// has tells whether the cluster has the address's family.
+func (c chooser) has(a netip.Addr) bool {
+	return slices.ContainsFunc(c.cfg.Networks, func(n subnet.Network) bool { return same(a, n.Prefix) })
+}
+
+// names are those of all interfaces, the oldest first: the order in which the
+// kernel lists them, and flannel takes them.
+func (c chooser) names() []string {
+	return slices.SortedFunc(maps.Keys(c.facts.Ifaces), func(a, b string) int {
+		return cmp.Or(cmp.Compare(c.facts.Ifaces[a].Index, c.facts.Ifaces[b].Index), cmp.Compare(a, b))
+	})
+}
+
+// holder is the first interface with an address, or "".
 func (c chooser) holder(addr netip.Addr) string {
-	for _, name := range slices.Sorted(maps.Keys(c.facts.Ifaces)) {
+	for _, name := range c.names() {
 		for _, p := range c.facts.Ifaces[name].Addrs {
 			if p.Addr() == addr {
 				return name

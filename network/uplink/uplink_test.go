@@ -3,6 +3,7 @@ package uplink_test
 import (
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"testing"
 
@@ -76,6 +77,11 @@ func facts(routes ...dataplane.Facts) dataplane.Facts {
 const there = "bare (fe80::2), cni0 (10.42.1.1), eth0 (192.168.77.1 192.168.77.101 fd77::1 fd77::101 fe80::1), " +
 	"eth1 (172.16.0.1 fd88::1), odd (172.20.0.1), vx9 (172.30.0.1)"
 
+// linkLocal is a host whose eth0 has a link-local address after others.
+func linkLocal(before ...string) dataplane.Facts {
+	return dataplane.Facts{Ifaces: map[string]dataplane.Iface{"eth0": iface(1500, append(before, "169.254.9.1/16")...)}}
+}
+
 type pickCase struct {
 	facts dataplane.Facts
 	cfg   subnet.Config
@@ -129,15 +135,16 @@ func byDefaultRoute() map[string]pickCase {
 		},
 		"no address of a family": {
 			facts: facts(via("vx9", 0, all4)), cfg: dual,
-			err: "interface vx9 has no IPv6 address: give it one, or choose another interface with --iface",
+			err: "interface vx9 has no IPv6 address: mend that, or choose another one with --iface",
 		},
 		"only a link-local address": {
 			facts: facts(via("bare", 1024, all6)), cfg: six,
 			err: "interface bare has no IPv6 address that peers could use (fe80::2 is link-local or inside of the " +
-				"cluster network): give it one, or choose another interface with --iface",
+				"cluster network): mend that, or choose another one with --iface",
 		},
 		"no MTU": {
-			facts: facts(via("odd", 0, all4)), cfg: four, err: "interface odd has no MTU: choose another one with --iface",
+			facts: facts(via("odd", 0, all4)), cfg: four,
+			err: "interface odd has no MTU: mend that, or choose another one with --iface",
 		},
 		"no network": {
 			facts: facts(), err: "no uplink can be chosen: the network configuration has no network",
@@ -172,8 +179,146 @@ func byWish() map[string]pickCase {
 		},
 		"an address inside of the cluster does not count": {
 			facts: route, cfg: four, wish: ifaces("cni0"),
-			err: "interface cni0 has no IPv4 address that peers could use (10.42.1.1 is link-local or inside of the " +
-				"cluster network): give it one, or choose another interface with --iface",
+			err: "no interface to use: cni0 has no IPv4 address that peers could use (10.42.1.1 is link-local or inside " +
+				"of the cluster network); there is " + there,
+		},
+		"one that lacks an address or an MTU is passed over": {
+			facts: route, cfg: four, wish: ifaces("bare", "odd", "cni0", "eth1"), want: plain("eth1", 9000, "172.16.0.1"),
+		},
+		"one that lacks a family is passed over": {
+			facts: route, cfg: dual, wish: ifaces("vx9", "eth1"), want: plain("eth1", 9000, "172.16.0.1", "fd88::1"),
+		},
+		"two addresses of one interface, one of each family": {
+			facts: route, cfg: dual, wish: ifaces("192.168.77.101", "fd77::101"),
+			want: plain("eth0", 1500, "192.168.77.101", "fd77::101"),
+		},
+		"all that was named, and why not": {
+			facts: route, cfg: dual, wish: ifaces("vx9", "odd", "bare"),
+			err: "no interface to use: vx9 has no IPv6 address, odd has no MTU, bare has no IPv4 address; there is " + there,
+		},
+	}
+}
+
+func byRegex() map[string]pickCase {
+	four, six, dual := config("10.42.0.0/16"), config("fd00:42::/48"), config("10.42.0.0/16", "fd00:42::/48")
+	route := facts(via("eth0", 0, all4))
+	regex := func(list ...string) (w uplink.Wish) {
+		for _, r := range list {
+			w.Regex = append(w.Regex, regexp.MustCompile(r))
+		}
+		return w
+	}
+	older := facts()
+	for name, index := range map[string]int{"eth0": 7, "eth1": 5} {
+		i := older.Ifaces[name]
+		i.Index = index
+		older.Ifaces[name] = i
+	}
+	return map[string]pickCase{
+		"a name": {facts: route, cfg: four, wish: regex("th1$"), want: plain("eth1", 9000, "172.16.0.1")},
+		"an address, which is then the tunnel's": {
+			facts: route, cfg: four, wish: regex(`\.101$`), want: plain("eth0", 1500, "192.168.77.101"),
+		},
+		"an IPv6 address, in dual stack": {
+			facts: route, cfg: dual, wish: regex("^fd77::101$"), want: plain("eth0", 1500, "192.168.77.1", "fd77::101"),
+		},
+		"addresses go before names": { // "1" is in eth1's name, and in eth0's address
+			facts: route, cfg: four, wish: regex("1"), want: plain("eth0", 1500, "192.168.77.1"),
+		},
+		"an address of a family that the cluster lacks does not match": {
+			facts: route, cfg: four, wish: regex("^fd88::"),
+			err: "no interface to use: --iface-regex ^fd88:: matches nothing; there is " + there,
+		},
+		"the oldest of several": {facts: older, cfg: four, wish: regex("^eth"), want: plain("eth1", 9000, "172.16.0.1")},
+		"the first pattern that matches": {
+			facts: route, cfg: four, wish: regex("^wlan", "^eth1$", "^eth0$"), want: plain("eth1", 9000, "172.16.0.1"),
+		},
+		"what can't carry the tunnel is passed over": { // cni0 has a matching address; lo, flannel.1 and vx9 match, too
+			facts: route, cfg: six, wish: regex(".*"), want: plain("eth0", 1500, "fd77::1"),
+		},
+		"what matches, and why not": {
+			facts: route, cfg: four, wish: regex("^(cni0|lo|flannel)", "wlan"),
+			err: "no interface to use: --iface-regex ^(cni0|lo|flannel) matches cni0, which has no IPv4 address that peers " +
+				"could use (10.42.1.1 is link-local or inside of the cluster network) and flannel.1, which is the tunnel " +
+				"itself and lo, which is the loopback interface, --iface-regex wlan matches nothing; there is " + there,
+		},
+		"names and addresses go first": {
+			facts: route, cfg: four, want: plain("eth1", 9000, "172.16.0.1"),
+			wish: uplink.Wish{Ifaces: []string{"eth9", "eth1"}, Regex: regex("eth0").Regex},
+		},
+		"after names and addresses that are not there": {
+			facts: route, cfg: four, want: plain("eth0", 1500, "192.168.77.1"),
+			wish: uplink.Wish{Ifaces: []string{"eth9"}, Regex: regex("eth0").Regex},
+		},
+	}
+}
+
+func byCanReach() map[string]pickCase {
+	four, dual := config("10.42.0.0/16"), config("10.42.0.0/16", "fd00:42::/48")
+	host := facts(via("eth0", 0, all4))
+	host.Paths = map[netip.Addr]dataplane.Path{}
+	for to, p := range map[string]struct{ link, src string }{
+		"198.51.100.7": {"eth1", "172.16.0.1"},
+		"192.168.77.9": {"eth0", "192.168.77.101"},
+		"fd77::9":      {"eth0", "fd77::101"},
+		"10.42.9.9":    {"flannel.1", "10.42.1.0"},
+		"172.16.0.1":   {"lo", "172.16.0.1"},
+		"192.0.2.1":    {"ppp0", "192.0.2.2"},
+	} {
+		host.Paths[netip.MustParseAddr(to)] = dataplane.Path{Link: p.link, Src: netip.MustParseAddr(p.src)}
+	}
+	reach := func(to string) uplink.Wish { return uplink.Wish{CanReach: netip.MustParseAddr(to)} }
+	return map[string]pickCase{
+		"against the default route": {facts: host, cfg: four, wish: reach("198.51.100.7"), want: plain("eth1", 9000, "172.16.0.1")},
+		"the path's source is the tunnel's": {
+			facts: host, cfg: four, wish: reach("192.168.77.9"), want: plain("eth0", 1500, "192.168.77.101"),
+		},
+		"by IPv6, in dual stack": {
+			facts: host, cfg: dual, wish: reach("fd77::9"), want: plain("eth0", 1500, "192.168.77.1", "fd77::101"),
+		},
+		"by IPv6, for IPv4": {facts: host, cfg: four, wish: reach("fd77::9"), want: plain("eth0", 1500, "192.168.77.1")},
+		"no path": {
+			facts: host, cfg: four, wish: reach("203.0.113.1"),
+			err: "no interface to use: there is no path to 203.0.113.1; there is " + there,
+		},
+		"an interface that is gone": {
+			facts: host, cfg: four, wish: reach("192.0.2.1"),
+			err: "no interface to use: there is no path to 192.0.2.1; there is " + there,
+		},
+		"through our own tunnel": {
+			facts: host, cfg: four, wish: reach("10.42.9.9"),
+			err: "no interface to use: the path to 10.42.9.9 is by flannel.1, which is the tunnel itself; there is " + there,
+		},
+		"an address of this host": {
+			facts: host, cfg: four, wish: reach("172.16.0.1"),
+			err: "no interface to use: the path to 172.16.0.1 is by lo, which is the loopback interface; there is " + there,
+		},
+		"comes last": {
+			facts: host, cfg: four, want: plain("eth0", 1500, "192.168.77.1"),
+			wish: uplink.Wish{
+				Regex: []*regexp.Regexp{regexp.MustCompile("^eth0$")}, CanReach: netip.MustParseAddr("198.51.100.7"),
+			},
+		},
+		"after what is not there": {
+			facts: host, cfg: four, want: plain("eth1", 9000, "172.16.0.1"),
+			wish: uplink.Wish{
+				Ifaces: []string{"eth9"}, Regex: []*regexp.Regexp{regexp.MustCompile("^wlan")},
+				CanReach: netip.MustParseAddr("198.51.100.7"),
+			},
+		},
+		"nothing of it all": {
+			facts: host, cfg: four,
+			wish: uplink.Wish{
+				Ifaces: []string{"eth9"}, Regex: []*regexp.Regexp{regexp.MustCompile("^wlan")},
+				CanReach: netip.MustParseAddr("203.0.113.1"),
+			},
+			err: "no interface to use: eth9 is not on this host, --iface-regex ^wlan matches nothing, " +
+				"there is no path to 203.0.113.1; there is " + there,
+		},
+		"behind NAT": {
+			facts: host, cfg: four,
+			wish: uplink.Wish{CanReach: netip.MustParseAddr("198.51.100.7"), Public: addrs("203.0.113.5")},
+			want: up("eth1", 9000, addrs("172.16.0.1"), addrs("203.0.113.5")),
 		},
 	}
 }
@@ -212,6 +357,20 @@ func byPublic() map[string]pickCase {
 			facts: route, cfg: four, wish: uplink.Wish{Ifaces: []string{"eth0"}, Public: addrs("172.16.0.1")},
 			want: up("eth0", 1500, addrs("192.168.77.1"), addrs("172.16.0.1")),
 		},
+		"behind NAT, with a link-local address only": {
+			facts: linkLocal(), cfg: four, wish: uplink.Wish{Ifaces: []string{"eth0"}, Public: addrs("203.0.113.5")},
+			want: up("eth0", 1500, addrs("169.254.9.1"), addrs("203.0.113.5")),
+		},
+		"behind NAT, with a link-local address beside a better one": {
+			facts: linkLocal("192.168.77.1/24"), cfg: four, want: up("eth0", 1500, addrs("192.168.77.1"), addrs("203.0.113.5")),
+			wish: uplink.Wish{Ifaces: []string{"eth0"}, Public: addrs("203.0.113.5")},
+		},
+		"behind NAT, with an IPv6 link-local address only, which reaches no NAT": {
+			facts: linkLocal("192.168.77.1/24", "fe80::9/64"), cfg: dual,
+			wish: uplink.Wish{Ifaces: []string{"eth0"}, Public: addrs("2001:db8::5")},
+			err: "no interface to use: eth0 has no IPv6 address that peers could use (fe80::9 is link-local or inside of " +
+				"the cluster network); there is eth0 (192.168.77.1 fe80::9 169.254.9.1)",
+		},
 		"not local, and no interface": {
 			facts: route, cfg: four, wish: public("203.0.113.5"),
 			err: "public address 203.0.113.5 is on no interface that can carry the tunnel: choose one with --iface; " +
@@ -234,9 +393,20 @@ func byPublic() map[string]pickCase {
 	}
 }
 
+func TestPathsAreWhatPickNeeds(t *testing.T) {
+	if have := (uplink.Wish{Ifaces: []string{"192.0.2.1"}, Public: addrs("192.0.2.2")}).Paths(); have != nil {
+		t.Errorf("have %v, want none", have)
+	}
+	want := addrs("192.0.2.3")
+	if d := cmp.Diff(want, (uplink.Wish{CanReach: want[0]}).Paths(), cmpopts.EquateComparable(netip.Addr{})); d != "" {
+		t.Errorf("(-want +have):\n%s", d)
+	}
+}
+
 func TestPick(t *testing.T) {
 	for group, cases := range map[string]map[string]pickCase{
-		"default route": byDefaultRoute(), "wish": byWish(), "public": byPublic(),
+		"default route": byDefaultRoute(), "iface": byWish(), "iface-regex": byRegex(), "iface-can-reach": byCanReach(),
+		"public": byPublic(),
 	} {
 		for _, name := range slices.Sorted(maps.Keys(cases)) {
 			c := cases[name]
