@@ -98,6 +98,7 @@ func New(opts Options) *Node {
 	n.loop = reconcile.New(opts.Kernel, reconcile.Options{
 		Layers:  []string{layerBase, layerPeers, layerRules, layerConfirmed},
 		OnRound: n.onRound,
+		OnFacts: n.onFacts,
 	})
 	return n
 }

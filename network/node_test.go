@@ -337,3 +337,53 @@ func TestIdleNodeDoesNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestUplinkIsFollowed: what the host's administrator does to the uplink is in
+// the tunnel, in the lease and in the subnet file within a second.
+func TestUplinkIsFollowed(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.server.SetConfig([]byte(config1))
+		b.start()
+		b.settle(30 * time.Second)
+		b.ready(true, "")
+		b.world(dataplane.State{
+			Links: map[string]dataplane.Link{"eth0": {MTU: 1400, Up: true}},
+		})
+		b.settle(time.Second)
+		if mtu := b.device().MTU; mtu != 1350 {
+			t.Errorf("MTU of the device: %d, want 1350", mtu)
+		}
+		if env, err := os.ReadFile(b.subnetFile()); err != nil || !strings.Contains(string(env), "FLANNEL_MTU=1350") {
+			t.Errorf("subnet file: %s %v", env, err)
+		}
+		was := dataplane.AddrKey{Link: "eth0", Prefix: netip.MustParsePrefix("192.168.77.1/24")}
+		b.world(dataplane.State{Addrs: map[dataplane.AddrKey]struct{}{
+			{Link: "eth0", Prefix: netip.MustParsePrefix("192.168.77.201/24")}: {},
+		}})
+		b.settle(time.Second)
+		if local := b.device().VXLAN.Local; local != was.Prefix.Addr() {
+			t.Errorf("a second address: the tunnel moved from the first to %s", local)
+		}
+		if err := b.kernel.Delete(dataplane.State{Addrs: map[dataplane.AddrKey]struct{}{was: {}}}); err != nil {
+			t.Fatal(err)
+		}
+		b.settle(time.Second)
+		want := netip.MustParseAddr("192.168.77.201")
+		if local := b.device().VXLAN.Local; local != want {
+			t.Errorf("the tunnel's local address: %s, want %s", local, want)
+		}
+		if public := b.node.Status().Node.Public; len(public) != 1 || public[0] != want.String() {
+			t.Errorf("announced: %v, want %s", public, want)
+		}
+		b.stop()
+	})
+}
+
+func (b *bench) device() dataplane.Iface {
+	b.t.Helper()
+	facts, err := b.kernel.Facts(b.t.Context(), nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return facts.Ifaces["flannel.1"]
+}

@@ -46,6 +46,17 @@ func (n *Node) onRound(r reconcile.Round) {
 	}
 }
 
+// onFacts is told that the host has changed. It must not block.
+func (n *Node) onFacts() {
+	n.mu.Lock()
+	n.ledger.factsDue = true
+	n.mu.Unlock()
+	select {
+	case n.poke <- struct{}{}:
+	default:
+	}
+}
+
 func (l *ledger) add(r reconcile.Round) {
 	l.last = r
 	l.rounds++
