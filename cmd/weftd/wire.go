@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		_, err := fmt.Fprintln(stderr, version.String()) // to stderr, as flannel does
 		return err
 	}
-	log, err := logging.New(stderr, s.logLevel, s.logFormat == "json")
+	log, err := logging.New(stderr, logging.Options{Level: s.logLevel, JSON: s.logFormat == "json"})
 	if err != nil {
 		return &usageError{err}
 	}

@@ -17,32 +17,56 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// New makes a logger that writes to out. The level is error, warn, info or
-// debug.
-func New(out io.Writer, level string, json bool) (*logrus.Logger, error) {
-	if !slices.Contains([]string{"error", "warn", "info", "debug"}, level) {
-		return nil, fmt.Errorf("log level %q: use error, warn, info or debug", level)
+// Options say what is logged, and in which form.
+type Options struct {
+	Level string // error, warn, info or debug
+	JSON  bool
+	// klog's, for those who come from flannel. They can only add to what Level
+	// says: a Verbosity of 4 or more is debug, less is nothing.
+	Verbosity int
+	Modules   Modules
+	TraceAt   Place
+}
+
+// New makes a logger that writes to out. With Modules or TraceAt each line
+// names its source.
+func New(out io.Writer, o Options) (*logrus.Logger, error) {
+	if !slices.Contains([]string{"error", "warn", "info", "debug"}, o.Level) {
+		return nil, fmt.Errorf("log level %q: use error, warn, info or debug", o.Level)
 	}
-	parsed, err := logrus.ParseLevel(level)
+	level, err := logrus.ParseLevel(o.Level)
 	if err != nil {
-		return nil, fmt.Errorf("log level %q: %w", level, err)
+		return nil, fmt.Errorf("log level %q: %w", o.Level, err)
+	}
+	if o.Verbosity >= debugVerbosity {
+		level = logrus.DebugLevel
 	}
 	log := logrus.New()
 	log.SetOutput(out)
-	log.SetLevel(parsed)
-	log.SetFormatter(formatter(json, isJournal(out, os.Getenv("JOURNAL_STREAM"))))
+	log.SetLevel(level)
+	log.SetFormatter(formatter(o.JSON, isJournal(out, os.Getenv("JOURNAL_STREAM"))))
+	log.SetReportCaller(len(o.Modules) > 0 || o.TraceAt != Place{})
+	if o.TraceAt != (Place{}) {
+		log.AddHook(o.TraceAt)
+	}
+	if len(o.Modules) > 0 {
+		log.SetFormatter(picky{log.Formatter, level, o.Modules})
+		log.SetLevel(logrus.DebugLevel)
+	}
 	return log, nil
 }
 
 func formatter(json, journal bool) logrus.Formatter {
 	switch {
 	case json:
-		return &logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano}
+		return &logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano, CallerPrettyfier: short}
 	case journal:
-		return journalFormatter{&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true}}
+		return journalFormatter{&logrus.TextFormatter{
+			DisableTimestamp: true, DisableColors: true, CallerPrettyfier: short,
+		}}
 	}
 	// Colours: logrus looks for a terminal itself.
-	return &logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339}
+	return &logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339, CallerPrettyfier: short}
 }
 
 // isJournal tells whether out is the journal's end of a stream. systemd says

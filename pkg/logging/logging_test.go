@@ -29,7 +29,7 @@ func TestLevels(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			log, err := New(&out, c.level, true)
+			log, err := New(&out, Options{Level: c.level, JSON: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +56,7 @@ func TestLevels(t *testing.T) {
 
 func TestAnUnknownLevelNamesTheKnownOnes(t *testing.T) {
 	for _, level := range []string{"", "verbose", "trace", "INFO"} {
-		_, err := New(io.Discard, level, false)
+		_, err := New(io.Discard, Options{Level: level})
 		if err == nil || !strings.Contains(err.Error(), "use error, warn, info or debug") {
 			t.Errorf("level %q: have %v", level, err)
 		}
@@ -65,7 +65,7 @@ func TestAnUnknownLevelNamesTheKnownOnes(t *testing.T) {
 
 func TestJSONHasTheFields(t *testing.T) {
 	var out bytes.Buffer
-	log, err := New(&out, "info", true)
+	log, err := New(&out, Options{Level: "info", JSON: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestJSONHasTheFields(t *testing.T) {
 
 func TestTextInAPipe(t *testing.T) {
 	var out bytes.Buffer
-	log, err := New(&out, "info", false)
+	log, err := New(&out, Options{Level: "info"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestTextInTheJournal(t *testing.T) {
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	t.Setenv("JOURNAL_STREAM", fmt.Sprintf("%d:%d", stat.Dev, stat.Ino))
-	log, err := New(f, "debug", false)
+	log, err := New(f, Options{Level: "debug"})
 	if err != nil {
 		t.Fatal(err)
 	}
