@@ -36,6 +36,8 @@ type pieces struct {
 	base  []layers.Fragment
 	rules []layers.Fragment
 	peers map[string]piece // by lease ID
+	// retired are devices of configurations of before, see retire.
+	retired map[string]dataplane.Link
 }
 
 type piece struct {
@@ -54,7 +56,13 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options) (b
 		return false, err
 	}
 	firewall := dataplane.State{Chains: masq.Chains(rules), Sysctls: masq.Sysctls(rules.Networks)}
+	retired := map[string]dataplane.Link{}
+	if p.base != nil {
+		retired = retire(p.retired, p.base[0].State, &base)
+	}
 	*p = pieces{
+		retired: retired,
+
 		host:  h,
 		base:  []layers.Fragment{{ID: layerBase, State: &base}},
 		rules: []layers.Fragment{{ID: layerRules, State: &firewall}},
@@ -112,10 +120,13 @@ func peerName(l subnet.Lease) string {
 }
 
 // domainOf is what is ours on this host.
-func domainOf(h backend.Host, base *dataplane.State) dataplane.Domain {
+func domainOf(h backend.Host, base *dataplane.State, retired map[string]dataplane.Link) dataplane.Domain {
 	d := dataplane.Domain{Links: map[string]dataplane.Link{}, Tables: []string{ourTable}}
 	for name, l := range base.Links {
 		d.Links[name] = dataplane.Link{VNI: l.VNI, Port: l.Port, Local: l.Local}
+	}
+	for name, l := range retired {
+		d.Links[name] = l
 	}
 	for _, w := range h.Config.Networks {
 		d.Networks = append(d.Networks, w.Prefix)
@@ -126,10 +137,13 @@ func domainOf(h backend.Host, base *dataplane.State) dataplane.Domain {
 // apply turns what is known into layers. It needs a lease of ours.
 func (n *Node) apply() {
 	h := n.host()
-	if len(h.Config.Networks) == 0 || h.Lease.ID == "" || h.Uplink.Iface == "" {
+	if h.Lease.ID == "" || h.Uplink.Iface == "" || !subnet.Compatible(h.Config, h.Lease) {
 		return
 	}
 	b, err := n.backend(h.Config)
+	if err == nil {
+		h, err = effectiveHost(h, b)
+	}
 	if err != nil {
 		n.waitFor("backend", err)
 		return
@@ -155,7 +169,7 @@ func (n *Node) apply() {
 		n.loop.Set(layerConfirmed, nil)
 	}
 	if anew { // last, so that the first full round sees every layer
-		n.loop.Own(domainOf(h, n.pieces.base[0].State))
+		n.loop.Own(domainOf(h, n.pieces.base[0].State, n.pieces.retired))
 	}
 	n.logSkipped(no)
 	n.updateStatus(func(s *Status) { s.fillPeers(h, b.MTU(h), len(peers)-len(refused), no) })

@@ -253,21 +253,6 @@ func (n *Node) hear(s subnet.Snapshot) {
 	n.updateStatus(func(st *Status) { st.Store.fill(s, len(doubts) > 0) })
 }
 
-// configChange keeps the configuration that the node came up with: following
-// a new one needs a restart.
-func (n *Node) configChange(s *subnet.Snapshot) {
-	have := n.view.believed.Config
-	if len(have.Networks) == 0 || n.view.lease.ID == "" || string(have.Raw) == string(s.Config.Raw) {
-		return
-	}
-	if len(s.Config.Networks) > 0 && n.view.confirmed {
-		n.once("config changed "+string(s.Config.Raw), func(log logrus.FieldLogger) {
-			log.Warn("the network configuration has changed; this node keeps the old one until weftd is restarted")
-		})
-		s.Config = have
-	}
-}
-
 // adopt takes the lease that the keeper got.
 func (n *Node) adopt(l subnet.Lease) {
 	n.view.lease, n.view.changed = l, true

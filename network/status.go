@@ -47,14 +47,16 @@ type StoreStatus struct {
 	Epoch     string           `json:"epoch,omitempty"`
 	Revision  int64            `json:"revision"`
 	Leases    int              `json:"leases"`
-	Heard     time.Time        `json:"heard"`   // last snapshot; zero: not since the start
-	InDoubt   bool             `json:"inDoubt"` // its content is not believed yet
+	Heard     time.Time        `json:"heard"`             // last snapshot; zero: not since the start
+	InDoubt   bool             `json:"inDoubt"`           // its content is not believed yet
+	Refused   string           `json:"refused,omitempty"` // why its configuration is not followed
 	Malformed []subnet.Skipped `json:"malformed,omitempty"`
 }
 
 func (s *StoreStatus) fill(snapshot subnet.Snapshot, inDoubt bool) {
 	*s = StoreStatus{
-		Epoch: snapshot.Epoch, Revision: snapshot.Revision, Leases: len(snapshot.Leases),
+		Refused: s.Refused,
+		Epoch:   snapshot.Epoch, Revision: snapshot.Revision, Leases: len(snapshot.Leases),
 		Heard: time.Now(), InDoubt: inDoubt, Malformed: snapshot.Malformed,
 	}
 }

@@ -149,6 +149,9 @@ func printStatus(out io.Writer, s network.Status, now time.Time) error {
 	row("Store", heard)
 	row("Kernel", fmt.Sprintf("%d rounds, %d writes, last round took %s", s.Rounds, s.Ops, s.LastTook))
 	row("Version", s.Version)
+	if s.Store.Refused != "" {
+		row("Refused", "the store's configuration: "+s.Store.Refused)
+	}
 	for _, x := range s.Skipped {
 		row("Left out", x.String())
 	}

@@ -93,7 +93,7 @@ func newConfigCommand() *cobra.Command {
 		Use:   "set JSON|-",
 		Short: "Check a network configuration and write it",
 		Long: "Checks a network configuration and writes it. Nothing is written if it is not valid.\n" +
-			"Nodes that run keep their old one until weftd is restarted.",
+			"Nodes that run follow it, or refuse it whole and say why in their log and in weftctl status.",
 		Example: `  weftctl config set '{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}'
   weftctl config set - < net-conf.json`,
 		Args: cobra.ExactArgs(1),

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/weftnet/weft/pkg/topology"
 )
 
 func deleteLink(name string) error {
@@ -144,6 +146,25 @@ func without(args []string, name, value string) []string {
 			continue
 		}
 		out = append(out, args[i])
+	}
+	return out
+}
+
+// vxlans gives the VXLAN devices of a node and their MTU.
+func vxlans(t *testing.T, n *topology.Node) map[string]int {
+	t.Helper()
+	out := map[string]int{}
+	err := n.Do(func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			if l.Type() == "vxlan" {
+				out[l.Attrs().Name] = l.Attrs().MTU
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return out
 }

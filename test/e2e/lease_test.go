@@ -149,3 +149,42 @@ func TestMalformedKeyHarmsNoOne(t *testing.T) {
 		t.Error("a foreign key was touched")
 	}
 }
+
+// TestConfigurationEditedWhileRunning changes what the store says under two
+// daemons and their pods.
+func TestConfigurationEditedWhileRunning(t *testing.T) {
+	c := newCluster(t, 2, underlay4)
+	a := c.daemon(0, c.storeArgs("--network=10.42.0.0/16")...).start()
+	b := c.daemon(1).start()
+	a.awaitReady(1)
+	b.awaitReady(1)
+	pods := c.pods()
+	for _, edit := range []struct {
+		config string
+		device string
+		mtu    int
+	}{
+		{`{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}`, "flannel.1", 1350},
+		{`{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","Port":4789}}`, "flannel.1", 1450},
+		{`{"Network":"10.42.0.0/15","SubnetLen":24,"Backend":{"Type":"vxlan","VNI":7}}`, "flannel.7", 1450},
+	} {
+		c.etcdctl("put", "/coreos.com/network/config", edit.config)
+		for _, d := range []*daemon{a, b} {
+			eventually(t, 10*time.Second, func() error {
+				s, err := d.status()
+				if err == nil && (s.Node.MTU != edit.mtu || s.Peers != 1) {
+					err = fmt.Errorf("MTU %d, %d peers", s.Node.MTU, s.Peers)
+				}
+				return err
+			})
+			d.awaitReady(1)
+			if links := vxlans(t, d.node); len(links) != 1 || links[edit.device] != edit.mtu {
+				t.Errorf("after %s: devices %v, want %s alone with MTU %d", edit.config, links, edit.device, edit.mtu)
+			}
+		}
+		c.mesh(pods, edit.mtu)
+	}
+	c.etcdctl("put", "/coreos.com/network/config", `{"Network":"10.99.0.0/16","Backend":{"Type":"vxlan"}}`)
+	b.awaitLog("refused", "drain this node")
+	c.mesh(pods, 1450)
+}
