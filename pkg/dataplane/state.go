@@ -104,6 +104,9 @@ type Route struct {
 	Link   string
 	OnLink bool       // the gateway needs no route of its own
 	Src    netip.Addr // preferred source; invalid: the kernel chooses
+	// Blackhole drops what has no longer prefix and no better metric to go
+	// by; the fields above are zero then. (IPv6 says `dev lo`: not here.)
+	Blackhole bool
 	// Unmarked is true only in a have: the entry is as flannel leaves it,
 	// without weft's route protocol. Adopting it is one replacing write.
 	Unmarked bool

@@ -174,6 +174,9 @@ func vxlanText(l Link) string {
 
 func routeText(k RouteKey, v Route) string {
 	s := k.Prefix.String()
+	if v.Blackhole {
+		s = "blackhole " + s
+	}
 	if v.Via.IsValid() {
 		s += " via " + v.Via.String()
 	}

@@ -201,11 +201,13 @@ func (k *Kernel) applyRoute(op dataplane.Op, key dataplane.RouteKey) error {
 		return gone(k.deleteRoute(key))
 	}
 	r := route{Route: op.New.(dataplane.Route), marked: true}
-	i := k.named(r.Link)
-	if i == nil {
-		return syscall.ENODEV
+	if !r.Blackhole {
+		i := k.named(r.Link)
+		if i == nil {
+			return syscall.ENODEV
+		}
+		r.Link = i.name
 	}
-	r.Link = i.name
 	replace := op.Verb == dataplane.Change || stored && there.marked
 	err := k.putRoute(key, r, replace)
 	if errors.Is(err, syscall.EEXIST) {

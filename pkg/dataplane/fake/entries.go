@@ -120,6 +120,7 @@ func (k *Kernel) putRoute(key dataplane.RouteKey, r route, replace bool) error {
 	key = canonical(key)
 	i := k.ifaces[r.Link]
 	switch {
+	case r.Blackhole:
 	case i == nil:
 		return syscall.ENODEV
 	case !i.up:

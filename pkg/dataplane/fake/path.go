@@ -18,7 +18,8 @@ func (k *Kernel) path(to netip.Addr) (dataplane.Path, bool) {
 	found := false
 	try := func(key dataplane.RouteKey, r dataplane.Route) {
 		better := !found || cmp.Or(best.Prefix.Bits()-key.Prefix.Bits(), key.Metric-best.Metric) < 0
-		if i := k.ifaces[r.Link]; key.Table == 0 && i != nil && i.up && key.Prefix.Contains(to) && better {
+		i := k.ifaces[r.Link]
+		if usable := r.Blackhole || i != nil && i.up; key.Table == 0 && usable && key.Prefix.Contains(to) && better {
 			best, route, found = key, r, true
 		}
 	}
@@ -28,7 +29,7 @@ func (k *Kernel) path(to netip.Addr) (dataplane.Path, bool) {
 	for key, r := range k.routes {
 		try(key, r.Route)
 	}
-	if !found {
+	if !found || route.Blackhole {
 		return dataplane.Path{}, false
 	}
 	i := k.ifaces[route.Link]

@@ -17,6 +17,13 @@ func ownershipCases() map[string]func(*bench) {
 				b.occupiedRoute(s, foreign, foreign)
 			}
 		},
+		"a foreign blackhole on a wanted key": func(b *bench) {
+			for _, s := range sides() {
+				foreign := dataplane.Route{Blackhole: true}
+				b.occupiedRoute(s, foreign, foreign)
+			}
+		},
+		"a blackhole behind our own subnet": blackhole,
 		"a foreign route through our device on a wanted key": func(b *bench) {
 			b.settle(everything(0))
 			for _, s := range sides() {
@@ -176,6 +183,59 @@ func directRoute(b *bench) {
 	}
 	b.settle(want)
 	b.settle(everything(1))
+}
+
+// blackhole drops what is for our own subnet and for no pod in it. The route to
+// a bridge with the subnet's gateway address, which the kernel makes, goes first
+// and stands beside it.
+func blackhole(b *bench) {
+	want := everything(1)
+	for _, s := range sides() {
+		want.Merge(s.blackhole())
+	}
+	b.settle(want)
+	b.reaches(false)
+	for _, s := range sides() {
+		gateway := netip.PrefixFrom(s.node(1).Addr().Next(), s.subnet.Bits())
+		b.Admin.Put(oneLink(s.named("cni"), dataplane.Link{MTU: 1450, Up: true}))
+		b.Admin.Put(oneAddr(s.named("cni"), gateway))
+	}
+	b.converged(want)
+	b.reaches(true)
+	n := b.watch()
+	for _, s := range sides() {
+		b.Admin.Delete(s.blackhole())
+		n.until(s.blackhole(), want)
+	}
+	b.settle(want)
+	b.settle(everything(1))
+	for _, s := range sides() {
+		b.Admin.Put(s.blackhole()) // somebody else's
+	}
+	before := b.Admin.Dump()
+	b.settle(everything(2))
+	b.settle(everything(1))
+	b.same(before, b.Admin.Dump())
+}
+
+func (s side) blackhole() dataplane.State {
+	k := dataplane.RouteKey{Prefix: s.node(1), Metric: 1<<31 - 1}
+	return oneRoute(k, dataplane.Route{Blackhole: true})
+}
+
+// reaches tells whether there is a way to pods of ours.
+func (b *bench) reaches(want bool) {
+	b.Helper()
+	for _, s := range sides() {
+		pod := s.node(1).Addr().Next().Next()
+		f, err := b.Kernel.Facts(b.Context(), []netip.Addr{pod})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if path, ok := f.Paths[pod]; ok != want {
+			b.Errorf("a path to %s: %v %+v, want %v", pod, ok, path, want)
+		}
+	}
 }
 
 // adopt starts from what flannel leaves when it stops: all there, with the

@@ -59,8 +59,8 @@ type Admin interface {
 	// foreign, as sorted lines for cmp.Diff: links (name, kind, MTU, MAC,
 	// up or not; for VXLAN VNI, port, local and parent), addresses but not
 	// IPv6 link-local ones, permanent FDB entries, permanent neighbours,
-	// unicast routes of table main that the kernel did not make by itself
-	// (protocol kernel), and nftables chains with their rules. Nothing in it
+	// unicast and blackhole routes of table main that the kernel did not make
+	// by itself (protocol kernel), and nftables chains with their rules. Nothing in it
 	// may change by itself: no index, handle, counter, age, lifetime or DAD
 	// state. Empty tables are left out.
 	Dump() string

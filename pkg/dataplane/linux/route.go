@@ -19,8 +19,9 @@ type route struct {
 	via, src netip.Addr
 	onlink   bool
 	unicast  bool
-	// plain: unicast with one next hop, and nothing that dataplane.Route
-	// can't say (nexthop objects, multipath, tunnels, metrics).
+	black    bool // a blackhole
+	// plain: unicast with one next hop or a blackhole, and nothing that
+	// dataplane.Route can't say (nexthop objects, multipath, tunnels, metrics).
 	plain bool
 	// other: the kernel keeps it apart from the route with the same key (it
 	// is for one type of service only, or from one source).
@@ -53,7 +54,8 @@ func parseRoute(m []byte) (route, bool) {
 		protocol: header.Protocol,
 		onlink:   header.Flags&unix.RTNH_F_ONLINK != 0,
 		unicast:  header.Type == unix.RTN_UNICAST,
-		plain:    header.Type == unix.RTN_UNICAST,
+		black:    header.Type == unix.RTN_BLACKHOLE,
+		plain:    header.Type == unix.RTN_UNICAST || header.Type == unix.RTN_BLACKHOLE,
 		other:    header.Tos != 0 || header.Src_len != 0,
 	}
 	for a := range attrs(m[unix.SizeofRtMsg:]) {
@@ -70,6 +72,9 @@ func parseRoute(m []byte) (route, bool) {
 		r.key.Table = int(table)
 	}
 	r.key.Prefix = netip.PrefixFrom(dst, int(header.Dst_len))
+	if r.black {
+		r.index = 0 // IPv6 has one for every route: the loopback's here
+	}
 	return r, r.key.Prefix.IsValid()
 }
 
@@ -153,7 +158,7 @@ func kernelTable(table int) int {
 
 // value is the route in canonical form.
 func (r route) value(link string) dataplane.Route {
-	return dataplane.Route{Via: r.via, Link: link, OnLink: r.onlink, Src: r.src}
+	return dataplane.Route{Via: r.via, Link: link, OnLink: r.onlink, Src: r.src, Blackhole: r.black}
 }
 
 // verdict of a single get about a key.
@@ -213,6 +218,9 @@ func (k *Kernel) putRoute(key dataplane.RouteKey, want dataplane.Route, index, f
 	header := routeHeader(key)
 	header.Protocol = k.protocol
 	header.Type = unix.RTN_UNICAST
+	if want.Blackhole {
+		header.Type = unix.RTN_BLACKHOLE
+	}
 	header.Scope = unix.RT_SCOPE_UNIVERSE
 	if want.OnLink {
 		header.Flags = unix.RTNH_F_ONLINK

@@ -137,6 +137,9 @@ func (a *admin) route(k dataplane.RouteKey, r dataplane.Route) *netlink.Route {
 		Dst: ipNet(k.Prefix), Priority: k.Metric, Table: k.Table,
 		LinkIndex: a.index(r.Link), Gw: r.Via.AsSlice(), Src: r.Src.AsSlice(),
 	}
+	if r.Blackhole {
+		out.Type = unix.RTN_BLACKHOLE
+	}
 	if r.OnLink {
 		out.Flags = int(netlink.FLAG_ONLINK)
 	}
@@ -286,9 +289,9 @@ func (a *admin) Dump() string {
 		routes, err := a.RouteList(nil, family)
 		a.must(err)
 		for _, r := range routes {
-			if r.Protocol != unix.RTPROT_KERNEL && r.Type == unix.RTN_UNICAST {
-				out = append(out, fmt.Sprintf("route %s via %v dev %s src %v metric %d proto %d flags %d",
-					r.Dst, r.Gw, names[r.LinkIndex], r.Src, r.Priority, r.Protocol, r.Flags&unix.RTNH_F_ONLINK))
+			if r.Protocol != unix.RTPROT_KERNEL && (r.Type == unix.RTN_UNICAST || r.Type == unix.RTN_BLACKHOLE) {
+				out = append(out, fmt.Sprintf("route type %d %s via %v dev %s src %v metric %d proto %d flags %d",
+					r.Type, r.Dst, r.Gw, names[r.LinkIndex], r.Src, r.Priority, r.Protocol, r.Flags&unix.RTNH_F_ONLINK))
 			}
 		}
 	}
