@@ -161,6 +161,10 @@ func (d *daemon) stop() {
 
 // status asks the daemon's control socket.
 func (d *daemon) status() (s network.Status, err error) {
+	return s, d.ask("/v1/status", &s)
+}
+
+func (d *daemon) ask(path string, into any) error {
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -168,12 +172,24 @@ func (d *daemon) status() (s network.Status, err error) {
 			return dialer.DialContext(ctx, "unix", filepath.Join(d.node.Dir, "weftd.sock"))
 		},
 	}, Timeout: 5 * time.Second}
-	reply, err := client.Get("http://weftd/v1/status")
+	reply, err := client.Get("http://weftd" + path)
 	if err != nil {
-		return s, err
+		return err
 	}
 	defer func() { _ = reply.Body.Close() }()
-	return s, json.NewDecoder(reply.Body).Decode(&s)
+	return json.NewDecoder(reply.Body).Decode(into)
+}
+
+// awaitPlanEmpty waits until the kernel is as the daemon wants it.
+func (d *daemon) awaitPlanEmpty() {
+	d.t.Helper()
+	eventually(d.t, 10*time.Second, func() error {
+		var p network.PlanReply
+		if err := d.ask("/v1/plan", &p); err != nil || len(p.Ops)+len(p.Conflicts) > 0 {
+			return fmt.Errorf("%s: plan %v %v", d.node.Name, p, err)
+		}
+		return nil
+	})
 }
 
 // awaitReady waits until the daemon is ready and has so many peers.

@@ -177,6 +177,7 @@ func TestConfigurationEditedWhileRunning(t *testing.T) {
 				}
 				return err
 			})
+			d.awaitPlanEmpty()
 			d.awaitReady(1)
 			if links := vxlans(t, d.node); len(links) != 1 || links[edit.device] != edit.mtu {
 				t.Errorf("after %s: devices %v, want %s alone with MTU %d", edit.config, links, edit.device, edit.mtu)
