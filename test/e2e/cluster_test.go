@@ -161,7 +161,8 @@ func (d *daemon) stop() {
 
 // status asks the daemon's control socket.
 func (d *daemon) status() (s network.Status, err error) {
-	return s, d.ask("/v1/status", &s)
+	err = d.ask("/v1/status", &s)
+	return s, err
 }
 
 func (d *daemon) ask(path string, into any) error {
