@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"time"
 )
 
 // Process is a process that Start started. Someone always waits for it, so it
@@ -40,6 +41,12 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) Err() error {
 	<-p.done
 	return p.err
+}
+
+// CPU is the processor time that the process took. It blocks until it has ended.
+func (p *Process) CPU() time.Duration {
+	<-p.done
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
 }
 
 // Signal sends a signal; to a process that has ended it is os.ErrProcessDone.

@@ -62,10 +62,10 @@ var (
 // cluster is a topology and what it needs to start daemons on it.
 type cluster struct {
 	*topology.Topology
-	t *testing.T
+	t testing.TB
 }
 
-func newCluster(t *testing.T, nodes int, underlay ...netip.Prefix) *cluster {
+func newCluster(t testing.TB, nodes int, underlay ...netip.Prefix) *cluster {
 	t.Helper()
 	//nolint:usetesting // t.TempDir is too long: the path of a socket has 108 bytes (unix(7))
 	dir, err := os.MkdirTemp("", "weft-")
@@ -88,7 +88,7 @@ func newCluster(t *testing.T, nodes int, underlay ...netip.Prefix) *cluster {
 
 // daemon is a weftd on one node.
 type daemon struct {
-	t    *testing.T
+	t    testing.TB
 	node *topology.Node
 	args []string
 	proc *topology.Process
@@ -231,7 +231,7 @@ func (d *daemon) awaitLog(words ...string) {
 }
 
 // output runs a command in a namespace and gives what it prints.
-func output(t *testing.T, ns *topology.Namespace, path string, args ...string) (string, error) {
+func output(t testing.TB, ns *topology.Namespace, path string, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	cmd := exec.Command(path, args...)
@@ -261,7 +261,7 @@ func (c *cluster) etcdctl(args ...string) string {
 }
 
 // eventually polls until f gives nil.
-func eventually(t *testing.T, limit time.Duration, f func() error) {
+func eventually(t testing.TB, limit time.Duration, f func() error) {
 	t.Helper()
 	deadline := time.After(limit)
 	tick := time.NewTicker(20 * time.Millisecond)
