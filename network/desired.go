@@ -47,7 +47,7 @@ type piece struct {
 }
 
 // renew forgets everything if the host is not what it was, and tells so.
-func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options) (bool, error) {
+func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, hole bool) (bool, error) {
 	if p.base != nil && sameHost(p.host, h) {
 		return false, nil
 	}
@@ -56,6 +56,9 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options) (b
 		return false, err
 	}
 	firewall := dataplane.State{Chains: masq.Chains(rules), Sysctls: masq.Sysctls(rules.Networks)}
+	if hole {
+		firewall.Routes = blackholes(rules.Subnets)
+	}
 	retired := map[string]dataplane.Link{}
 	if p.base != nil {
 		retired = retire(p.retired, p.base[0].State, &base)
@@ -148,7 +151,7 @@ func (n *Node) apply() {
 		n.waitFor("backend", err)
 		return
 	}
-	anew, err := n.pieces.renew(b, h, n.ruleOptions(h))
+	anew, err := n.pieces.renew(b, h, n.ruleOptions(h), n.opts.Blackhole)
 	if err != nil {
 		n.waitFor("backend", err)
 		return

@@ -42,6 +42,7 @@ type Options struct {
 	Wish        uplink.Wish
 	Masquerade  bool // --ip-masq
 	Forward     bool // --iptables-forward-rules
+	Blackhole   bool // --ip-blackhole-route
 	FullyRandom bool
 	SubnetFile  string // subnet.env
 	StateDir    string // our lease and the last snapshot; "" keeps none

@@ -34,6 +34,7 @@ type bench struct {
 	dir    string
 	node   *Node
 	stop   func()
+	tune   func(*Options) // nil: as they are
 }
 
 const (
@@ -70,11 +71,15 @@ func (b *bench) world(s dataplane.State) {
 func (b *bench) start() {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	b.node = New(Options{
+	opts := Options{
 		Store: b.client, Kernel: b.kernel, Backends: map[string]backend.Backend{"vxlan": vxlan.New()},
 		Health: health.New(), Log: log, Masquerade: true, Forward: true, FullyRandom: true,
 		SubnetFile: b.subnetFile(), StateDir: filepath.Join(b.dir, "state"),
-	})
+	}
+	if b.tune != nil {
+		b.tune(&opts)
+	}
+	b.node = New(opts)
 	ctx, cancel := context.WithCancel(b.t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- b.node.Run(ctx) }()
