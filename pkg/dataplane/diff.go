@@ -135,7 +135,11 @@ func (t *table[K, V]) diff(d *differ) {
 			continue
 		}
 		h, ok := have[k]
-		if o, taken := occupied[k]; taken && !ok {
+		o, taken := occupied[k]
+		if taken && !ok && t.adopts != nil && t.adopts(o, w) {
+			h, ok = o, true
+		}
+		if taken && !ok {
 			d.conflicts = append(d.conflicts, Op{Verb: Create, Kind: t.kind, Key: k, Old: o, New: w})
 			t.noteBlocked(d, k)
 			continue

@@ -47,6 +47,14 @@ func diffCases() []diffCase {
 	foreignRoute := State{Routes: map[RouteKey]Route{
 		{Prefix: prefix("10.42.2.0/24")}: {Via: addr("192.168.77.9"), Link: "eth0"},
 	}}
+	// Peer 2 as wanted but for the mark, peer 3 through another gateway.
+	direct, leftDirect := State{Routes: map[RouteKey]Route{}}, State{Routes: map[RouteKey]Route{}}
+	for n, via := range map[int]int{2: 2, 3: 9} {
+		k := RouteKey{Prefix: prefix("10.42.%d.0/24", n)}
+		direct.Routes[k] = Route{Via: addr("192.168.77.%d", n), Link: "eth0"}
+		leftDirect.Routes[k] = Route{Via: addr("192.168.77.%d", via), Link: "eth0", Unmarked: true}
+	}
+	hole := State{Routes: map[RouteKey]Route{{Prefix: prefix("10.42.1.0/24"), Metric: 9}: {Blackhole: true}}}
 	foreignLink := State{Links: map[string]Link{dev4: {VNI: 7, Port: 4789, MTU: 1500}}}
 	foreignDummy := State{Links: map[string]Link{dev4: {MTU: 1500, MAC: vtep(0x77), Up: true}}}
 
@@ -88,6 +96,10 @@ func diffCases() []diffCase {
 		{name: "foreign device with our name", want: world(2), have: Observed{Occupied: foreignLink}},
 		{name: "foreign dummy with our name", want: one(), have: Observed{Occupied: foreignDummy}},
 		{name: "routes that flannel left", want: one(2), have: Observed{Have: unmarked}},
+		{name: "direct routes that flannel left", want: direct, have: Observed{Occupied: leftDirect}},
+		{name: "tunnel becomes direct", want: direct, have: Observed{Have: one(2, 3)}},
+		{name: "direct becomes tunnel", want: one(2, 3), have: Observed{Have: union(one(), direct)}},
+		{name: "blackhole", want: hole},
 		{name: "peers not known yet", want: relink(one(3), dev4, func(l *Link) { l.VNI = 2 }), have: Observed{Have: one(2)}, cut: true},
 		{name: "rules and sysctls", want: rules, have: Observed{Have: oldRules}},
 	}

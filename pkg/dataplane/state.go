@@ -107,9 +107,18 @@ type Route struct {
 	// Blackhole drops what has no longer prefix and no better metric to go
 	// by; the fields above are zero then. (IPv6 says `dev lo`: not here.)
 	Blackhole bool
-	// Unmarked is true only in a have: the entry is as flannel leaves it,
-	// without weft's route protocol. Adopting it is one replacing write.
+	// Unmarked is true only in what was observed: the entry is as flannel
+	// leaves it, with no route protocol of its own. Adopting it is one
+	// replacing write.
 	Unmarked bool
+}
+
+// LeftFor tells whether an observed route is the wanted one in all but weft's
+// mark. Such a route is adopted, whoever wrote it; flannel's DirectRouting
+// leaves some.
+func (r Route) LeftFor(want Route) bool {
+	want.Unmarked = true
+	return r == want
 }
 
 // Domain is weft's territory on a host: what makes an entry ours besides its
@@ -118,6 +127,7 @@ type Route struct {
 type Domain struct {
 	Links    map[string]Link // wanted name → its identity (VNI, Port, family of Local)
 	Networks []netip.Prefix  // the cluster's; marked routes inside them are ours
+	Uplink   string          // foreign interface that routes of ours may lead through
 	Tables   []string        // nftables table names, in both families
 }
 

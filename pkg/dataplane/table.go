@@ -40,6 +40,9 @@ type table[K comparable, V any] struct {
 	text  func(K, V) string        // as an operator would type it
 	keep  bool                     // never deleted
 	flush func(old, new Link) bool // does this change of its link flush the entry?
+	// adopts tells whether something foreign may be taken for the wanted
+	// entry; nil: never.
+	adopts func(there, want V) bool
 }
 
 func equal[V comparable](a, b V) bool { return a == b }
@@ -115,9 +118,10 @@ var routes = &table[RouteKey, Route]{
 	less: func(a, b RouteKey) int {
 		return cmp.Or(cmp.Compare(a.Table, b.Table), comparePrefix(a.Prefix, b.Prefix), cmp.Compare(a.Metric, b.Metric))
 	},
-	link:  func(_ RouteKey, v Route) string { return v.Link },
-	text:  routeText,
-	flush: recreated,
+	link:   func(_ RouteKey, v Route) string { return v.Link },
+	text:   routeText,
+	flush:  recreated,
+	adopts: Route.LeftFor,
 }
 
 var chains = &table[ruleset.Key, ruleset.Chain]{

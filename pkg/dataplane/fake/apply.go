@@ -208,7 +208,8 @@ func (k *Kernel) applyRoute(op dataplane.Op, key dataplane.RouteKey) error {
 		}
 		r.Link = i.name
 	}
-	replace := op.Verb == dataplane.Change || stored && there.marked
+	there.Unmarked = !there.marked
+	replace := op.Verb == dataplane.Change || stored && (there.marked || there.LeftFor(r.Route))
 	err := k.putRoute(key, r, replace)
 	if errors.Is(err, syscall.EEXIST) {
 		return fmt.Errorf("%w: %w", dataplane.ErrOccupied, err)

@@ -209,6 +209,7 @@ func copyDomain(d dataplane.Domain) dataplane.Domain {
 	return dataplane.Domain{
 		Links:    maps.Clone(d.Links),
 		Networks: append([]netip.Prefix(nil), d.Networks...),
+		Uplink:   d.Uplink,
 		Tables:   append([]string(nil), d.Tables...),
 	}
 }

@@ -190,7 +190,9 @@ func (v *view) occupied(out *dataplane.Observed, keys dataplane.State) {
 			if out.Occupied.Routes == nil {
 				out.Occupied.Routes = map[dataplane.RouteKey]dataplane.Route{}
 			}
-			out.Occupied.Routes[key] = v.wanted(r, v.names[r.Link])
+			r = v.wanted(r, v.names[r.Link])
+			_, r.Unmarked = v.k.routes[canonical(key)]
+			out.Occupied.Routes[key] = r
 		}
 	}
 	for key := range keys.Chains {

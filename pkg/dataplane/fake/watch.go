@@ -108,7 +108,7 @@ func (k *Kernel) tellLink(i *iface) {
 	if name, ours := k.wantedName(i); ours {
 		keys.Links[name] = dataplane.Link{}
 	}
-	if _, wanted := k.domain.Links[i.name]; wanted {
+	if _, wanted := k.domain.Links[i.name]; wanted || i.name == k.domain.Uplink {
 		keys.Links[i.name] = dataplane.Link{}
 	}
 	k.notify(keys)

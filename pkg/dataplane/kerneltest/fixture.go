@@ -50,6 +50,7 @@ func domain() dataplane.Domain {
 	d := dataplane.Domain{
 		Links:    map[string]dataplane.Link{},
 		Networks: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd00:42::/48")},
+		Uplink:   uplink,
 		Tables:   []string{"weft", "flannel-ipv4"},
 	}
 	for _, s := range sides() {

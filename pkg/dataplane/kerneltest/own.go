@@ -14,20 +14,20 @@ func ownershipCases() map[string]func(*bench) {
 		"a foreign route on a wanted key": func(b *bench) {
 			for _, s := range sides() {
 				foreign := dataplane.Route{Via: s.gateway, Link: uplink}
-				b.occupiedRoute(s, foreign, foreign)
+				b.occupiedRoute(s, foreign)
 			}
 		},
 		"a foreign blackhole on a wanted key": func(b *bench) {
 			for _, s := range sides() {
 				foreign := dataplane.Route{Blackhole: true}
-				b.occupiedRoute(s, foreign, foreign)
+				b.occupiedRoute(s, foreign)
 			}
 		},
 		"a blackhole behind our own subnet": blackhole,
 		"a foreign route through our device on a wanted key": func(b *bench) {
 			b.settle(everything(0))
 			for _, s := range sides() {
-				b.occupiedRoute(s, s.route(9), s.route(9))
+				b.occupiedRoute(s, s.route(9))
 			}
 		},
 		"a foreign route with another metric": func(b *bench) {
@@ -56,8 +56,15 @@ func ownershipCases() map[string]func(*bench) {
 			b.Admin.Delete(oneLink(sides()[0].dev, dataplane.Link{}))
 			b.settle(everything(1))
 		},
-		"a route like flannel's to elsewhere":    foreignShape,
-		"a route of ours through the uplink":     directRoute,
+		"a route like flannel's to elsewhere": foreignShape,
+		"a route of ours through the uplink":  directRoute,
+		"the uplink takes routes of ours along": func(b *bench) {
+			b.uplinkFlaps(dataplane.State{})
+		},
+		"the uplink of a device takes routes of ours along": func(b *bench) {
+			b.uplinkFlaps(everything(0))
+		},
+		"flannel's direct routes are adopted":    adoptDirect,
 		"flannel's leftovers are adopted":        adopt,
 		"flannel's tables are ours to take away": flannelTables,
 		"a foreign IPv4 address on our device stays": func(b *bench) {
@@ -106,8 +113,10 @@ func foreignUntouched(b *bench) {
 // occupiedRoute puts a foreign route on a key of ours: everything else
 // converges, and it is reported and left as it is, also when its creation was
 // planned from a full look that could not know. Once it has gone, we converge.
-func (b *bench) occupiedRoute(s side, foreign, reported dataplane.Route) {
+func (b *bench) occupiedRoute(s side, foreign dataplane.Route) {
 	b.Helper()
+	reported := foreign
+	reported.Unmarked = true
 	key := s.routeKey(3)
 	b.Admin.Put(oneRoute(key, foreign))
 	want := everything(3)
@@ -183,6 +192,71 @@ func directRoute(b *bench) {
 	}
 	b.settle(want)
 	b.settle(everything(1))
+}
+
+func direct(peers ...int) dataplane.State {
+	var out dataplane.State
+	for _, s := range sides() {
+		for _, n := range peers {
+			out.Merge(oneRoute(s.routeKey(n), dataplane.Route{Via: s.gateway, Link: uplink}))
+		}
+	}
+	return out
+}
+
+// uplinkFlaps: with or without a device of ours on it, the underlay interface
+// takes routes along in silence.
+func (b *bench) uplinkFlaps(devices dataplane.State) {
+	want := direct(8, 9)
+	want.Merge(devices)
+	b.settle(want)
+	n := b.watch()
+	up := oneLink(uplink, dataplane.Link{})
+	b.Admin.Put(oneLink(uplink, dataplane.Link{MTU: 1500}))
+	n.until(up, up)
+	n.seen = dataplane.Scope{}
+	b.Admin.Put(underlay())
+	n.until(up, up)
+	p := b.plan(want, narrow(up))
+	if have := count(p); have != "+4 route" {
+		b.Errorf("want four routes planned again, have %q:\n%s", have, p)
+	}
+	b.apply(p)
+	b.converged(want)
+}
+
+// adoptDirect starts from what flannel's DirectRouting leaves: routes through
+// the uplink that nothing but their place tells from an administrator's. Those
+// that are as we want them become ours; one that leads elsewhere is a conflict,
+// and one that nobody wants is not looked at.
+func adoptDirect(b *bench) {
+	b.Admin.Put(direct(3, 4, 5))
+	foreign := dataplane.State{}
+	for _, s := range sides() {
+		foreign.Merge(oneRoute(s.routeKey(4), dataplane.Route{Via: s.spare.Addr().Next(), Link: uplink}))
+	}
+	b.Admin.Put(foreign)
+	want := direct(3)
+	b.settle(want)
+	p := b.plan(direct(3, 4), narrow(direct(3, 4)))
+	if !p.Empty() || len(p.Conflicts) != 2 {
+		b.Errorf("want two conflicts and nothing to do, have:\n%s", p)
+	}
+	b.Admin.Delete(direct(3))
+	b.Admin.Put(direct(3))
+	p = b.plan(want, narrow(want))
+	if have := count(p); have != "~2 route" || len(p.Conflicts) > 0 {
+		b.Errorf("want two changes planned, have:\n%s", p)
+	}
+	b.apply(p)
+	b.converged(want)
+	b.apply(b.plan(dataplane.State{}, full())) // ours now
+	left := direct(5)
+	left.Merge(foreign)
+	o := b.observe(narrow(direct(3, 4, 5)))
+	if len(o.Have.Routes) != 0 || len(o.Occupied.Routes) != len(left.Routes) {
+		b.Errorf("want the foreign routes left alone, have %+v", o)
+	}
 }
 
 // blackhole drops what is for our own subnet and for no pod in it. The route to

@@ -190,7 +190,7 @@ func (a *application) route(key dataplane.RouteKey, op dataplane.Op) error {
 	if err != nil {
 		return err
 	}
-	if ours {
+	if ours || foreign.LeftFor(want) {
 		return a.putRoute(key, want, index, unix.NLM_F_REPLACE)
 	}
 	return fmt.Errorf("%w: %s", dataplane.ErrOccupied,

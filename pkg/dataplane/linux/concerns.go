@@ -121,8 +121,8 @@ func (m *memory) linkHere(l link) dataplane.Scope {
 		switch {
 		case wanted: // a foreign device takes our name
 			return linkScope(l.name)
-		case m.parents[l.name]: // the underlay is back
-			return linkScope(slices.Collect(maps.Keys(m.domain.Links))...)
+		case m.isUnderlay(l.name): // it is back
+			return linkScope(append(slices.Collect(maps.Keys(m.domain.Links)), l.name)...)
 		}
 		return dataplane.Scope{}
 	}
@@ -143,6 +143,10 @@ func (m *memory) linkHere(l link) dataplane.Scope {
 	return linkScope(name)
 }
 
+// isUnderlay tells whether devices or routes of ours want to be on the
+// interface.
+func (m *memory) isUnderlay(name string) bool { return m.parents[name] || m.domain.Uplink == name }
+
 func (v *vxlan) parentOrNone() int {
 	if v == nil {
 		return 0
@@ -156,7 +160,7 @@ func (m *memory) mayBeOurs(b []byte) bool {
 		switch a.kind {
 		case unix.IFLA_IFNAME:
 			name := a.text()
-			if _, wanted := m.domain.Links[name]; wanted || m.parents[name] {
+			if _, wanted := m.domain.Links[name]; wanted || m.isUnderlay(name) {
 				return true
 			}
 		case unix.IFLA_LINKINFO:

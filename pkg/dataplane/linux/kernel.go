@@ -37,7 +37,8 @@ type Options struct {
 }
 
 // Kernel is the kernel of one network namespace. One goroutine may call Facts,
-// Observe and Apply, any number may Watch beside it.
+// Observe and Apply, and one may Watch beside it: what a second one would be told
+// of, the first has noted already.
 type Kernel struct {
 	ns       namespace
 	protocol uint8

@@ -120,6 +120,7 @@ func (m *memory) enter(s dataplane.Scope) {
 	m.domain = dataplane.Domain{
 		Links:    maps.Clone(s.Domain.Links),
 		Networks: slices.Clone(s.Domain.Networks),
+		Uplink:   s.Domain.Uplink,
 		Tables:   slices.Clone(s.Domain.Tables),
 	}
 	for name := range s.Keys.Sysctls {

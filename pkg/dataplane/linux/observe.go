@@ -70,6 +70,9 @@ func (o *observation) links() error {
 	if o.under, err = o.k.parents(o.mine); err != nil {
 		return err
 	}
+	if err := o.uplink(); err != nil {
+		return err
+	}
 	for _, parent := range o.under {
 		if err := o.k.meetParent(parent); err != nil {
 			return err
@@ -106,6 +109,25 @@ func (o *observation) links() error {
 		}
 	}
 	return nil
+}
+
+// uplink looks at the interface that direct routes lead through as if a device
+// of ours stood on it: it takes them along just so.
+func (o *observation) uplink() error {
+	name := o.scope.Domain.Uplink
+	for _, l := range o.under {
+		if l.name == name {
+			return nil
+		}
+	}
+	if name == "" {
+		return nil
+	}
+	l, ok, err := o.k.linkByName(name)
+	if ok {
+		o.under[l.index] = l
+	}
+	return err
 }
 
 func (o *observation) sysctls() error {

@@ -119,6 +119,7 @@ func (o *observation) putRoute(r route, named bool) error {
 		value.Unmarked = true
 		o.out.Have.Routes[r.key] = value
 	case named:
+		value.Unmarked = r.plain && r.protocol == unix.RTPROT_BOOT
 		o.out.Occupied.Routes[r.key] = value
 	}
 	return nil
