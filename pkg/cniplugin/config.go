@@ -16,60 +16,65 @@ const (
 	defaultDataDir    = "/var/lib/cni/networks" // host-local's
 	defaultBridge     = "cni0"
 
+	typeWeft    = "weft"    // of a network configuration: either form
+	typeFlannel = "flannel" // flannel's form
+
 	modeBridge = "bridge"
 	modePTP    = "ptp"
 
 	minMTUv6 = 1280 // RFC 8200 section 5; below it the kernel turns IPv6 off
 )
 
-// wireConfig is the network configuration on stdin. Keys that are not here are
-// passed over, as CNI asks. Pointers tell what is absent.
-type wireConfig struct {
+// wireHead is what both forms of a configuration have. Keys that are not here
+// are passed over, as CNI asks.
+type wireHead struct {
 	CNIVersion string `json:"cniVersion"`
 	Name       string `json:"name"`
+	Type       string `json:"type"`
 	SubnetFile string `json:"subnetFile"`
-	Mode       string `json:"mode"`
-	wireLink
-	IPAM struct {
-		DataDir string      `json:"dataDir"`
-		Routes  []wireRoute `json:"routes"`
-	} `json:"ipam"`
-	DNS types.DNS `json:"dns"`
-	// Delegate is where flannel's configuration keeps the link's fields; its
-	// type is the plugin that flannel would run.
-	Delegate *struct {
-		Type string `json:"type"`
-		wireLink
-	} `json:"delegate"`
+	DataDir    string `json:"dataDir"`
 }
 
-// wireLink is the fields that both forms share.
-type wireLink struct {
+// wireConfig is weft's own form. Pointers tell what is absent.
+type wireConfig struct {
+	wireHead
+	Mode             string `json:"mode"`
 	Bridge           string `json:"bridge"`
 	MTU              int    `json:"mtu"`
 	HairpinMode      *bool  `json:"hairpinMode"`
 	IsDefaultGateway *bool  `json:"isDefaultGateway"`
-	IPMasq           *bool  `json:"ipMasq"`
+	IPMasq           bool   `json:"ipMasq"`
+	IPAM             struct {
+		DataDir string      `json:"dataDir"`
+		Routes  []wireRoute `json:"routes"`
+	} `json:"ipam"`
+	DNS types.DNS `json:"dns"`
 }
 
 type wireRoute struct {
 	Dst string `json:"dst"`
-	GW  string `json:"gw"`
+	GW  string `json:"gw,omitempty"`
 }
 
 // config is the network configuration, valid by construction: only parseConfig
 // makes one.
 type config struct {
-	version, network    string
-	subnetFile, dataDir string
-	mode                string // modeBridge or modePTP
-	bridge              string
-	mtu                 int // 0: as subnet.env says
-	hairpin             bool
-	defaultGateway      bool
-	needMasq            bool // asked for, so the daemon must do it
-	routes              []route
-	dns                 types.DNS
+	version, network string
+	subnetFile       string
+	stateDir         string // what flannel's form saves, per attachment
+	dataDir          string
+	mode             string // modeBridge or modePTP
+	bridge           string
+	mtu              int // 0: as subnet.env says
+	hairpin          bool
+	defaultGateway   bool
+	forceAddress     bool // the bridge has no other address
+	needMasq         bool // asked for, so the daemon must do it
+	routes           []route
+	dns              types.DNS
+	// delegation is flannel's form, not rendered yet: what stands above is then
+	// only what DEL needs.
+	delegation *delegation
 }
 
 // route is one entry of a routing table; without via it goes by the gateway of
@@ -90,42 +95,97 @@ func versionOf(stdin []byte) string {
 	return head.CNIVersion
 }
 
+// parseConfig reads either form. flannel's is told by the type, and under our
+// own type by the delegate.
 func parseConfig(stdin []byte) (config, error) {
-	var w wireConfig
-	if err := json.Unmarshal(stdin, &w); err != nil {
-		return config{}, types.NewError(types.ErrDecodingFailure, "decode the network configuration: "+err.Error(),
-			"see the file in /etc/cni/net.d")
+	var head struct {
+		wireHead
+		Delegate json.RawMessage `json:"delegate"`
 	}
-	if err := checkVersion(w.CNIVersion); err != nil {
+	if err := json.Unmarshal(stdin, &head); err != nil {
+		return config{}, undecodable(err)
+	}
+	if err := checkVersion(head.CNIVersion); err != nil {
 		return config{}, err
 	}
-	if w.Name == "" {
+	if head.Name == "" {
 		return config{}, invalid("name is missing", "name the network, as in cbr0")
 	}
 	// The name is a directory's, too.
-	if err := utils.ValidateNetworkName(w.Name); err != nil {
+	if err := utils.ValidateNetworkName(head.Name); err != nil {
 		return config{}, err
 	}
-	link, mode, err := w.link()
-	if err != nil {
-		return config{}, err
+	if head.Type == typeFlannel {
+		return parseDelegation(stdin)
 	}
-	c := config{
+	if head.Delegate != nil {
+		if key := ownKey(stdin); key != "" {
+			return config{}, invalid(key+" stands beside delegate", "put it into delegate, or leave delegate out")
+		}
+		return parseDelegation(stdin)
+	}
+	var w wireConfig
+	if err := json.Unmarshal(stdin, &w); err != nil {
+		return config{}, undecodable(err)
+	}
+	return w.parse()
+}
+
+func undecodable(err error) error {
+	return types.NewError(types.ErrDecodingFailure, "decode the network configuration: "+err.Error(),
+		"see the file in /etc/cni/net.d")
+}
+
+// config is what both forms begin with.
+func (w wireHead) config() config {
+	return config{
 		version: w.CNIVersion, network: w.Name,
-		subnetFile: or(w.SubnetFile, defaultSubnetFile), dataDir: or(w.IPAM.DataDir, defaultDataDir),
-		mode: mode, bridge: or(link.Bridge, defaultBridge), mtu: link.MTU,
-		hairpin: *link.HairpinMode, defaultGateway: *link.IsDefaultGateway,
-		needMasq: link.IPMasq != nil && *link.IPMasq,
-		dns:      w.DNS,
+		subnetFile: or(w.SubnetFile, defaultSubnetFile), stateDir: or(w.DataDir, defaultStateDir),
 	}
-	if err := utils.ValidateInterfaceName(c.bridge); err != nil {
-		return config{}, invalid(fmt.Sprintf("bridge %q: %s", c.bridge, err.Msg), "name it as a link is named, such as cni0")
+}
+
+// ownKey names a key of our own form that flannel's form would pass over.
+func ownKey(stdin []byte) string {
+	var d document
+	if json.Unmarshal(stdin, &d) != nil {
+		return "" // the form's own reader says what is wrong
 	}
-	if c.mtu < 0 {
-		return config{}, invalid(fmt.Sprintf("mtu %d is negative", c.mtu), "leave it out, or 0, for the overlay's")
+	for _, key := range []string{"mode", "bridge", "mtu", "hairpinMode", "isDefaultGateway", "ipMasq"} {
+		if _, there := d[key]; there {
+			return key
+		}
 	}
+	return ""
+}
+
+// parse reads our own form, in which a switch that is absent is on.
+func (w wireConfig) parse() (config, error) {
+	c := w.config()
+	c.mode, c.bridge, c.mtu = or(w.Mode, modeBridge), or(w.Bridge, defaultBridge), w.MTU
+	c.hairpin = w.HairpinMode == nil || *w.HairpinMode
+	c.defaultGateway = w.IsDefaultGateway == nil || *w.IsDefaultGateway
+	c.needMasq, c.dns, c.dataDir = w.IPMasq, w.DNS, or(w.IPAM.DataDir, defaultDataDir)
+	if c.mode != modeBridge && c.mode != modePTP {
+		return config{}, types.NewError(types.ErrUnsupportedField, fmt.Sprintf("mode %q is not known", c.mode),
+			"mode is bridge or ptp")
+	}
+	if err := c.check(); err != nil {
+		return config{}, err
+	}
+	var err error
 	c.routes, err = parseRoutes(w.IPAM.Routes)
 	return c, err
+}
+
+// check holds the values of the link to what the kernel takes.
+func (c config) check() error {
+	if err := utils.ValidateInterfaceName(c.bridge); err != nil {
+		return invalid(fmt.Sprintf("bridge %q: %s", c.bridge, err.Msg), "name it as a link is named, such as cni0")
+	}
+	if c.mtu < 0 {
+		return invalid(fmt.Sprintf("mtu %d is negative", c.mtu), "leave it out, or 0, for the overlay's")
+	}
+	return nil
 }
 
 func checkVersion(v string) error {
@@ -136,30 +196,6 @@ func checkVersion(v string) error {
 	}
 	return types.NewError(types.ErrIncompatibleCNIVersion,
 		fmt.Sprintf("cniVersion %q is not supported", v), fmt.Sprintf("use one of %v", supported()))
-}
-
-// link merges the two forms. A field that is absent in ours is true; one that
-// is absent in flannel's is what the bridge plugin would take: false.
-func (w wireConfig) link() (wireLink, string, error) {
-	link, mode, absent := w.wireLink, w.Mode, true
-	if d := w.Delegate; d != nil {
-		absent = false
-		link.Bridge, mode = or(link.Bridge, d.Bridge), or(mode, d.Type)
-		if link.MTU == 0 {
-			link.MTU = d.MTU
-		}
-		link.HairpinMode = orBool(link.HairpinMode, d.HairpinMode)
-		link.IsDefaultGateway = orBool(link.IsDefaultGateway, d.IsDefaultGateway)
-		link.IPMasq = orBool(link.IPMasq, d.IPMasq)
-	}
-	link.HairpinMode = orBool(link.HairpinMode, &absent)
-	link.IsDefaultGateway = orBool(link.IsDefaultGateway, &absent)
-	switch mode = or(mode, modeBridge); mode {
-	case modeBridge, modePTP:
-		return link, mode, nil
-	}
-	return link, mode, types.NewError(types.ErrUnsupportedField, fmt.Sprintf("mode %q is not known", mode),
-		"mode (or delegate.type) is bridge or ptp")
 }
 
 // parseRoutes reads the routes that the user wants beside the overlay's.
@@ -207,7 +243,10 @@ func (c config) podMTU(env subnetenv.Env) int {
 
 // parseArgs reads the environment.
 func parseArgs(command string, getenv func(string) string) (request, error) {
-	r := request{getenv("CNI_CONTAINERID"), getenv("CNI_IFNAME"), getenv("CNI_NETNS")}
+	r := request{
+		containerID: getenv("CNI_CONTAINERID"), ifName: getenv("CNI_IFNAME"), netns: getenv("CNI_NETNS"),
+		args: getenv("CNI_ARGS"), path: getenv("CNI_PATH"),
+	}
 	for name, value := range map[string]string{"CNI_CONTAINERID": r.containerID, "CNI_IFNAME": r.ifName} {
 		if value == "" {
 			return r, absent(name)
@@ -237,13 +276,6 @@ func invalid(msg, next string) error {
 func or(s, otherwise string) string {
 	if s != "" {
 		return s
-	}
-	return otherwise
-}
-
-func orBool(b, otherwise *bool) *bool {
-	if b != nil {
-		return b
 	}
 	return otherwise
 }

@@ -23,6 +23,7 @@ const (
 	codeExhausted
 	codeTaken
 	codeSubnetFile
+	codeDelegate
 )
 
 func readEnv(path string) (subnetenv.Env, error) {
@@ -50,6 +51,24 @@ func explainStore(err error) error {
 	}
 	return types.NewError(codeStore, err.Error(),
 		"is the file system of the address store full, read-only or not ours?")
+}
+
+func explainSaved(err error) error {
+	return types.NewError(codeStore, err.Error(), "is the file system of dataDir full, read-only or not ours?")
+}
+
+// explainAbsent names the ways out where a delegate is not installed; foreign is
+// why it is needed.
+func explainAbsent(err error, foreign string) error {
+	var absent *absentError
+	if !errors.As(err, &absent) {
+		return err
+	}
+	next := "install it there (github.com/containernetworking/plugins has the usual ones)"
+	if foreign != "" {
+		next += ", or leave out what weft does not do itself: " + foreign
+	}
+	return types.NewError(codeDelegate, err.Error(), next)
 }
 
 // alsoUndo adds to an error what could not be undone after it.

@@ -93,6 +93,9 @@ func (k *kernel) addGateways(link netlink.Link, want *bridge) error {
 			return refused(fmt.Sprintf("add gateway %s to bridge %s", p, want.name), err)
 		}
 	}
+	if want.alone {
+		return k.removeOthers(link, want)
+	}
 	return nil
 }
 
@@ -151,7 +154,10 @@ func (k *kernel) connect(a attachment, bridge hostLink) error {
 	if err := errors.Join(answers(k.pod, pod.Attrs().Index), answers(k.host, bridge.index)); err != nil {
 		return err
 	}
-	return k.addPodRoutes(a, pod.Attrs().Index)
+	if err := k.addPodRoutes(a, pod.Attrs().Index); err != nil {
+		return err
+	}
+	return k.proxy(a.proxies)
 }
 
 func (k *kernel) addPodRoutes(a attachment, index int) error {
@@ -244,9 +250,20 @@ func (k *kernel) detach(hostIf string, req request) error {
 	return err
 }
 
-func (k *kernel) removeHost(name string) error {
-	_, err := removeVeth(k.host, name)
-	return err
+// undo removes what an attachment made. The bridge stays, as it is the node's.
+func (k *kernel) undo(a attachment, paired bool) error {
+	if !paired {
+		return nil
+	}
+	if _, err := removeVeth(k.host, a.hostIf); err != nil {
+		return err
+	}
+	for _, p := range a.proxies {
+		if err := k.unproxy(p.bridge, []netip.Addr{p.addr}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeVeth removes a veth pair by one end. What is no veth was not made by a

@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
 	"github.com/vishvananda/netlink"
 
 	"github.com/weftnet/weft/pkg/cniplugin"
@@ -20,7 +22,12 @@ import (
 	"github.com/weftnet/weft/pkg/subnetenv"
 )
 
-func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
+func TestMain(m *testing.M) {
+	if name := filepath.Base(os.Args[0]); slices.Contains(fakes(), name) {
+		os.Exit(fake(filepath.Dir(os.Args[0]), name))
+	}
+	os.Exit(netnstest.Run(m))
+}
 
 const (
 	ipv4 = "10.42.1.0/24"
@@ -33,6 +40,12 @@ type node struct {
 	host *netnstest.NS
 	dir  string
 	conf map[string]any
+
+	path string // CNI_PATH
+	args string // CNI_ARGS
+	// said is what the last call wrote to stderr, which is nothing unless noisy.
+	said  string
+	noisy bool
 }
 
 // newNode is a node with these subnets and a subnet.env that says so.
@@ -50,7 +63,8 @@ func newNode(t testing.TB, subnets ...string) *node {
 	}
 	n.conf = map[string]any{
 		"cniVersion": "1.0.0", "name": "cbr0", "type": "weft", "subnetFile": n.subnetFile(),
-		"ipam": map[string]any{"dataDir": filepath.Join(n.dir, "networks")},
+		"dataDir": filepath.Join(n.dir, "flannel"),
+		"ipam":    map[string]any{"dataDir": filepath.Join(n.dir, "networks")},
 	}
 	return n
 }
@@ -79,6 +93,7 @@ func (n *node) call(command string, p pod) (status int, stdout []byte) {
 	}
 	env := map[string]string{
 		"CNI_COMMAND": command, "CNI_CONTAINERID": p.id, "CNI_IFNAME": p.ifName, "CNI_NETNS": p.netns,
+		"CNI_PATH": n.path, "CNI_ARGS": n.args,
 	}
 	return n.run(env, conf)
 }
@@ -93,7 +108,8 @@ func (n *node) run(env map[string]string, stdin []byte) (status int, stdout []by
 			Version: func() string { return "test" },
 		})
 	})
-	if errOut.Len() > 0 && env["CNI_COMMAND"] != "" {
+	n.said = errOut.String()
+	if errOut.Len() > 0 && env["CNI_COMMAND"] != "" && !n.noisy {
 		n.t.Errorf("the plugin wrote to stderr: %s", &errOut)
 	}
 	return status, out.Bytes()
@@ -106,11 +122,15 @@ func (n *node) add(p pod) *types100.Result {
 	if status != 0 {
 		n.t.Fatalf("ADD %s: %s", p.id, out)
 	}
-	r, err := types100.NewResult(out)
+	r, err := create.CreateFromBytes(out)
 	if err != nil {
 		n.t.Fatalf("ADD %s: %v\n%s", p.id, err, out)
 	}
-	return r.(*types100.Result)
+	newest, err := types100.NewResultFromResult(r)
+	if err != nil {
+		n.t.Fatalf("ADD %s: %v\n%s", p.id, err, out)
+	}
+	return newest
 }
 
 func (n *node) del(p pod) {

@@ -26,6 +26,7 @@ type attachment struct {
 	hostAddrs   []netip.Prefix // point to point: the gateways, on the host's end
 	hostRoutes  []netip.Prefix // point to point: to the pod
 	hostSysctls []sysctl
+	proxies     []proxy // point to point: for pods on the bridge
 
 	gateways []netip.Addr // per address
 }
@@ -35,7 +36,16 @@ type bridge struct {
 	name    string
 	mtu     int
 	addrs   []netip.Prefix
+	alone   bool // no other address
 	sysctls []sysctl
+}
+
+// proxy is the host's answer for one address of a pod of its own link, to pods
+// that look for the subnet's addresses on a bridge.
+type proxy struct {
+	bridge        string
+	gateway, addr netip.Addr
+	sysctls       []sysctl
 }
 
 // sysctl is a setting of a link under /proc/sys/net.
@@ -62,7 +72,7 @@ func plan(c config, req request, env subnetenv.Env, addrs []netip.Addr) attachme
 	v6 := slices.ContainsFunc(addrs, netip.Addr.Is6)
 	a.podSysctls = linkSysctls(a.podIf, v6)
 	if c.mode == modePTP {
-		a.pointToPoint(addrs, v6)
+		a.pointToPoint(c.bridge, addrs, v6)
 	} else {
 		a.bridged(c, env, addrs, v6)
 	}
@@ -72,7 +82,7 @@ func plan(c config, req request, env subnetenv.Env, addrs []netip.Addr) attachme
 
 func (a *attachment) bridged(c config, env subnetenv.Env, addrs []netip.Addr, v6 bool) {
 	a.hairpin = c.hairpin
-	a.bridge = &bridge{name: c.bridge, mtu: a.mtu, sysctls: linkSysctls(c.bridge, v6)}
+	a.bridge = &bridge{name: c.bridge, mtu: a.mtu, alone: c.forceAddress, sysctls: linkSysctls(c.bridge, v6)}
 	for i, s := range env.Subnets {
 		a.podAddrs = append(a.podAddrs, netip.PrefixFrom(addrs[i], s.Bits()))
 		a.bridge.addrs = append(a.bridge.addrs, netip.PrefixFrom(a.gateways[i], s.Bits()))
@@ -81,13 +91,29 @@ func (a *attachment) bridged(c config, env subnetenv.Env, addrs []netip.Addr, v6
 
 // pointToPoint gives the pod a host address of its own and no neighbours: all
 // goes to the gateway, which is the host's end of the pair.
-func (a *attachment) pointToPoint(addrs []netip.Addr, v6 bool) {
+// Pods that were attached to a bridge before are not left behind: they ask on
+// the bridge, where the host answers.
+func (a *attachment) pointToPoint(bridge string, addrs []netip.Addr, v6 bool) {
 	a.onlink = true
 	a.hostSysctls = linkSysctls(a.hostIf, v6)
 	for i, addr := range addrs {
 		a.podAddrs = append(a.podAddrs, host(addr))
 		a.hostRoutes = append(a.hostRoutes, host(addr))
 		a.hostAddrs = append(a.hostAddrs, host(a.gateways[i]))
+		a.proxies = append(a.proxies, proxy{bridge, a.gateways[i], addr, proxySysctls(bridge, addr)})
+	}
+}
+
+// proxySysctls lets the host answer on a bridge. The kernel would wait up to
+// 0.8 s before it does (proxy_delay).
+func proxySysctls(bridge string, addr netip.Addr) []sysctl {
+	family, answer := "ipv4", "proxy_arp"
+	if addr.Is6() {
+		family, answer = "ipv6", "proxy_ndp"
+	}
+	return []sysctl{
+		{family + "/conf/" + bridge + "/" + answer, "1", false},
+		{family + "/neigh/" + bridge + "/proxy_delay", "0", false},
 	}
 }
 

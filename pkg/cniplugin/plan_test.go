@@ -36,7 +36,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			env, addrs := subnetenv.Env{MTU: 1450}, []netip.Addr{}
+			env, addrs := subnetenv.Env{MTU: 1450, IPMasq: true}, []netip.Addr{}
 			for _, s := range strings.Split(c.subnets, ",") {
 				subnet, addr, _ := strings.Cut(s, " ")
 				p := netip.MustParsePrefix(subnet)
@@ -44,7 +44,18 @@ func TestGolden(t *testing.T) {
 				env.Networks = append(env.Networks, netip.PrefixFrom(p.Addr(), p.Bits()-8).Masked())
 				addrs = append(addrs, netip.MustParseAddr(addr))
 			}
-			req := request{"c0ffee", "eth0", "/run/netns/pod"}
+			req := request{containerID: "c0ffee", ifName: "eth0", netns: "/run/netns/pod"}
+			if conf.delegation != nil {
+				rendered, err := conf.delegation.render(env)
+				if err != nil {
+					t.Fatal(err)
+				}
+				own, foreign := rendered.inProcess(conf, "")
+				if foreign != "" {
+					t.Fatalf("not done in process: %s", foreign)
+				}
+				conf = own
+			}
 			a := plan(conf, req, env, addrs)
 			link := hostLink{7, mac.Addr{2, 0, 0, 0, 0, 7}}
 			out, err := encode(result(a, link, req, conf.dns), conf.version)
@@ -89,6 +100,12 @@ func describe(a attachment) string {
 	for _, p := range a.hostAddrs {
 		fmt.Fprintf(&b, "host: addr %s dev %s\n", p, a.hostIf)
 	}
+	for _, p := range a.proxies {
+		fmt.Fprintf(&b, "host: answer for %s on %s if that has %s\n", p.addr, p.bridge, p.gateway)
+		for _, s := range p.sysctls {
+			fmt.Fprintf(&b, "host: sysctl %s=%s\n", s.path, s.value)
+		}
+	}
 	for _, p := range a.hostRoutes {
 		fmt.Fprintf(&b, "host: route %s dev %s scope link\n", p, a.hostIf)
 	}
@@ -105,18 +122,18 @@ func describe(a attachment) string {
 }
 
 func TestHostNameIsOneAttachments(t *testing.T) {
-	base := hostName("cbr0", request{"a", "eth0", "/x"})
+	base := hostName("cbr0", request{containerID: "a", ifName: "eth0", netns: "/x"})
 	if len(base) != 15 || !strings.HasPrefix(base, "veth") {
 		t.Errorf("%q is not a name of 15 bytes that begins with veth", base)
 	}
-	if again := hostName("cbr0", request{"a", "eth0", ""}); again != base {
+	if again := hostName("cbr0", request{containerID: "a", ifName: "eth0", netns: ""}); again != base {
 		t.Errorf("without its namespace %q becomes %q", base, again)
 	}
 	for what, other := range map[string]string{
-		"network":   hostName("cbr1", request{"a", "eth0", ""}),
-		"container": hostName("cbr0", request{"b", "eth0", ""}),
-		"interface": hostName("cbr0", request{"a", "eth1", ""}),
-		"border":    hostName("cbr0", request{"ae", "th0", ""}),
+		"network":   hostName("cbr1", request{containerID: "a", ifName: "eth0", netns: ""}),
+		"container": hostName("cbr0", request{containerID: "b", ifName: "eth0", netns: ""}),
+		"interface": hostName("cbr0", request{containerID: "a", ifName: "eth1", netns: ""}),
+		"border":    hostName("cbr0", request{containerID: "ae", ifName: "th0", netns: ""}),
 	} {
 		if other == base {
 			t.Errorf("another %s has the same name", what)
@@ -128,6 +145,8 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"name":"cbr0","cniVersion":"1.0.0","type":"weft","ipam":{"routes":[{"dst":"::/0","gw":"fd00::1"}]}}`))
 	f.Add([]byte(`{"name":"cbr0","cniVersion":"0.3.1","delegate":{"type":"ptp","isDefaultGateway":true}}`))
 	f.Add([]byte(`{"name":"..","cniVersion":"1.0.0","mtu":-1,"bridge":"a/b"}`))
+	f.Add([]byte(`{"name":"cbr0","cniVersion":"0.3.1","type":"flannel","delegate":{"type":"macvlan","mtu":null},
+		"ipam":{"type":"dhcp","routes":[{"dst":"::/0","mtu":1}]},"runtimeConfig":{"mac":"02:00:00:00:00:01"}}`))
 	env := subnetenv.Env{Subnets: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}, MTU: 1450}
 	addrs := []netip.Addr{netip.MustParseAddr("10.42.1.2")}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -138,7 +157,21 @@ func FuzzParseConfig(f *testing.F) {
 		if strings.ContainsAny(c.network, "/\x00") || c.network == ".." {
 			t.Errorf("network %q leaves its directory", c.network)
 		}
-		for _, r := range plan(c, request{"a", "eth0", "/x"}, env, addrs).podRoutes {
+		if c.delegation != nil {
+			rendered, err := c.delegation.render(env)
+			if err != nil {
+				return
+			}
+			own, foreign := rendered.inProcess(c, "")
+			if foreign != "" {
+				return
+			}
+			if own.network != c.network {
+				t.Errorf("network %q becomes %q", c.network, own.network)
+			}
+			c = own
+		}
+		for _, r := range plan(c, request{containerID: "a", ifName: "eth0", netns: "/x"}, env, addrs).podRoutes {
 			if !r.via.IsValid() || r.via.BitLen() != r.dst.Addr().BitLen() {
 				t.Errorf("route %s via %s", r.dst, r.via)
 			}

@@ -9,20 +9,29 @@
 // host's end of a pod's veth pair is named by the attachment, so DEL finds it
 // with nothing else left: no namespace, no subnet.env, no state of ours.
 //
-// It refuses to run other programs, to talk to the daemon, and to masquerade
-// (weftd does). CHECK, GC and STATUS are not spoken yet.
+// A configuration in flannel's form names a delegate: a bridge with host-local
+// is our own work, any other is run.
+//
+//	delegate, ipam ── render ─▶ document ─ inProcess ─▶ config, as above
+//	subnet.env ──────▶                   └ foreign ───▶ saved, delegate ─▶ stdout
+//
+// It refuses to run other programs but such a delegate, to talk to the daemon,
+// and to masquerade (weftd does). CHECK, GC and STATUS are not spoken yet.
 package cniplugin
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
+	"github.com/weftnet/weft/pkg/subnetenv"
 )
 
 // Call is one execution of the plugin: what a process is given.
@@ -57,7 +66,7 @@ func Main(c Call) int {
 		return fail(c.Stdout, specVersion, types.NewError(types.ErrIOFailure, "read the configuration: "+err.Error(), ""))
 	}
 	version := versionOf(stdin)
-	out, err := serve(command, version, c.Getenv, stdin)
+	out, err := c.serve(command, version, stdin)
 	if err == nil {
 		_, err = c.Stdout.Write(out)
 	}
@@ -67,7 +76,7 @@ func Main(c Call) int {
 	return 0
 }
 
-func serve(command, version string, getenv func(string) string, stdin []byte) ([]byte, error) {
+func (c Call) serve(command, version string, stdin []byte) ([]byte, error) {
 	switch command {
 	case "VERSION":
 		return json.Marshal(struct {
@@ -83,23 +92,50 @@ func serve(command, version string, getenv func(string) string, stdin []byte) ([
 	if err != nil {
 		return nil, err
 	}
-	req, err := parseArgs(command, getenv)
+	req, err := parseArgs(command, c.Getenv)
 	if err != nil {
 		return nil, err
 	}
 	if command == "DEL" {
-		return nil, del(conf, req)
+		return nil, c.del(conf, req)
 	}
-	return add(conf, req)
+	return c.add(conf, req)
 }
 
-// add attaches a pod. What it did is undone when any step goes wrong, the
-// address last: it is not free while an interface may have it.
-func add(conf config, req request) (out []byte, err error) {
+// add attaches a pod, or has the delegate do so.
+func (c Call) add(conf config, req request) ([]byte, error) {
 	env, err := readEnv(conf.subnetFile)
 	if err != nil {
 		return nil, err
 	}
+	if conf.delegation == nil {
+		return attach(conf, req, env, nil)
+	}
+	rendered, err := conf.delegation.render(env)
+	if err != nil {
+		return nil, err
+	}
+	own, foreign := rendered.inProcess(conf, req.args)
+	if foreign == "" && own.needMasq && !env.IPMasq {
+		foreign = "ipMasq, as weftd runs without --ip-masq"
+	}
+	if foreign == "" {
+		// What DEL need not undo: weftd masquerades.
+		rendered["ipMasq"] = json.RawMessage("false")
+		return attach(own, req, env, rendered)
+	}
+	// The delegate may fail half way, so that DEL has to find this.
+	if err := savedOf(conf.stateDir, req).put(rendered, true); err != nil {
+		return nil, err
+	}
+	out, err := execute("ADD", req, rendered, c.Stderr)
+	return out, explainAbsent(err, foreign)
+}
+
+// attach attaches a pod. What it did is undone when any step goes wrong, the
+// address last: it is not free while an interface may have it. toSave is nil
+// where DEL needs nothing.
+func attach(conf config, req request, env subnetenv.Env, toSave document) (out []byte, err error) {
 	if err := conf.fits(env); err != nil {
 		return nil, err
 	}
@@ -113,21 +149,26 @@ func add(conf config, req request) (out []byte, err error) {
 	if err != nil {
 		return nil, explainStore(err)
 	}
-	a := plan(conf, req, env, addrs)
+	a, file := plan(conf, req, env, addrs), savedOf(conf.stateDir, req)
 	paired := false
 	defer func() {
 		if err == nil {
 			return
 		}
-		var errUndo error
-		if paired {
-			errUndo = k.removeHost(a.hostIf)
-		}
+		errUndo := k.undo(a, paired)
 		if errUndo == nil {
 			_, errUndo = store.Release(holder)
 		}
+		if errUndo == nil && toSave != nil {
+			errUndo = file.remove()
+		}
 		err = alsoUndo(err, errUndo)
 	}()
+	if toSave != nil {
+		if err := file.put(toSave, false); err != nil {
+			return nil, err
+		}
+	}
 	bridge, err := k.ensureBridge(a.bridge)
 	if err != nil {
 		return nil, err
@@ -142,9 +183,48 @@ func add(conf config, req request) (out []byte, err error) {
 	return encode(result(a, bridge, req, conf.dns), conf.version)
 }
 
-// del detaches a pod, whatever of it is left. The address is freed last: as
+// del detaches a pod in the way in which it was attached, by us or by flannel's
+// plugin, which was saved for all delegates. Without that it was we.
+func (c Call) del(conf config, req request) error {
+	file := savedOf(conf.stateDir, req)
+	rendered, err := file.get(conf.network)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return detach(conf, req)
+	case errors.As(err, new(*damagedError)):
+		_, _ = fmt.Fprintf(c.Stderr, "weft: %v; what a delegate did for it can't be undone\n", err)
+		err = detach(conf, req)
+	case err != nil:
+		return explainSaved(fmt.Errorf("read what was saved for %s: %w", req.holder(), err))
+	default:
+		err = c.delSaved(conf, req, rendered)
+	}
+	if err != nil {
+		return err
+	}
+	return file.remove()
+}
+
+func (c Call) delSaved(conf config, req request, rendered document) error {
+	own, local := rendered.local(conf)
+	foreign := rendered.foreign("")
+	if raw, there := rendered["ipMasq"]; foreign == "" && there && !off(raw) {
+		foreign = "ipMasq" // a chain of iptables per pod
+	}
+	if foreign == "" {
+		return detach(own, req)
+	}
+	_, err := execute("DEL", req, rendered, c.Stderr)
+	if local && errors.As(err, new(*absentError)) {
+		_, _ = fmt.Fprintf(c.Stderr, "weft: %v; what it did for %s may stay\n", err, foreign)
+		return detach(own, req)
+	}
+	return explainAbsent(err, "")
+}
+
+// detach detaches a pod, whatever of it is left. The address is freed last: as
 // long as an interface may have it, nobody else can.
-func del(conf config, req request) error {
+func detach(conf config, req request) error {
 	k, err := openHost()
 	if err != nil {
 		return err
@@ -153,7 +233,12 @@ func del(conf config, req request) error {
 	if err := k.detach(hostName(conf.network, req), req); err != nil {
 		return err
 	}
-	if _, err := hostlocal.At(conf.dataDir, conf.network).Release(req.holder()); err != nil {
+	store := hostlocal.At(conf.dataDir, conf.network)
+	held, _ := store.Held(req.holder()) // Release meets the same error
+	if err := k.unproxy(conf.bridge, held); err != nil {
+		return err
+	}
+	if _, err := store.Release(req.holder()); err != nil {
 		return explainStore(err)
 	}
 	return nil
@@ -163,6 +248,7 @@ func del(conf config, req request) error {
 type request struct {
 	containerID, ifName string
 	netns               string // a path; DEL may have none
+	args, path          string // CNI_ARGS and CNI_PATH, for a delegate
 }
 
 func (r request) holder() hostlocal.Holder {

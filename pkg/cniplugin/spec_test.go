@@ -77,8 +77,36 @@ func TestBadConfiguration(t *testing.T) {
 		"no name":         {[]any{"name", ""}, 7, []string{"name"}},
 		"a path as name":  {[]any{"name", "../../etc"}, 7, []string{"../../etc"}},
 		"an unknown mode": {[]any{"mode", "macvlan"}, 2, []string{"macvlan", "bridge or ptp"}},
-		"an unknown delegate": {
-			[]any{"delegate", map[string]any{"type": "macvlan"}}, 2, []string{"macvlan", "delegate.type"},
+		"a delegate that is not installed": {
+			[]any{"delegate", map[string]any{"type": "macvlan"}}, 105, []string{`"macvlan"`, "CNI_PATH", "type macvlan"},
+		},
+		"a delegate's name": {
+			[]any{"delegate", map[string]any{"name": "x"}}, 7, []string{"delegate.name is set", "leave it out"},
+		},
+		"a delegate's ipam": {
+			[]any{"delegate", map[string]any{"ipam": map[string]any{}}}, 7, []string{"delegate.ipam is set", "ipam of the"},
+		},
+		"a delegate of no string": {
+			[]any{"delegate", map[string]any{"type": 5}}, 7, []string{"delegate.type is 5, not a string"},
+		},
+		"a delegate of null": {
+			[]any{"delegate", map[string]any{"type": nil}}, 7, []string{"delegate.type is null, not a string"},
+		},
+		"a delegate that is a path": {
+			[]any{"delegate", map[string]any{"type": "../evil"}}, 7, []string{`"../evil" is no name of a plugin`},
+		},
+		"a delegate that is us": {
+			[]any{"delegate", map[string]any{"type": "flannel"}}, 7, []string{`"flannel"`, "delegates to itself"},
+		},
+		"a delegate that is a list": {[]any{"delegate", []string{"bridge"}}, 6, []string{"delegate: ", "object"}},
+		"a delegate beside our own form": {
+			[]any{"delegate", map[string]any{}, "mode", "ptp"}, 7, []string{"mode stands beside delegate"},
+		},
+		"a delegate's routes that are no list": {
+			[]any{"delegate", map[string]any{}, "ipam", map[string]any{"routes": "all"}}, 6, []string{"ipam.routes: "},
+		},
+		"a delegate's bridge that is no name": {
+			[]any{"delegate", map[string]any{"bridge": 5}}, 7, []string{"delegate.bridge is not a string"},
 		},
 		"a bridge that can't be": {[]any{"bridge", "a/b"}, 7, []string{`"a/b"`, "cni0"}},
 		"a negative MTU":         {[]any{"mtu", -1}, 7, []string{"mtu -1"}},

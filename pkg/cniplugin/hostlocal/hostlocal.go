@@ -81,7 +81,7 @@ func (s Store) Reserve(h Holder, subnets []netip.Prefix) ([]netip.Addr, error) {
 		return nil, fmt.Errorf("make the address store: %w", err)
 	}
 	// Read outside of the lock: nobody else asks for this holder at once.
-	held, err := s.held(h)
+	held, err := s.Held(h)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (s Store) Reserve(h Holder, subnets []netip.Prefix) ([]netip.Addr, error) {
 // Release frees all that the holder has and says what that was. Having nothing
 // is no error, nor is a directory that does not exist.
 func (s Store) Release(h Holder) ([]netip.Addr, error) {
-	held, errRead := s.held(h)
+	held, errRead := s.Held(h)
 	if len(held) == 0 {
 		return nil, errRead
 	}
@@ -196,8 +196,9 @@ func (s Store) used() (set, error) {
 	return used, nil
 }
 
-// held lists the holder's addresses.
-func (s Store) held(h Holder) ([]netip.Addr, error) {
+// Held lists the holder's addresses. It takes no lock; after an error the list
+// is of what could be read.
+func (s Store) Held(h Holder) ([]netip.Addr, error) {
 	used, err := s.used()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
