@@ -67,16 +67,8 @@ func (o *observation) links() error {
 		return err
 	}
 	o.mine = claim(o.scope.Domain.Links, devices)
-	if o.under, err = o.k.parents(o.mine); err != nil {
+	if err := o.underlays(); err != nil {
 		return err
-	}
-	if err := o.uplink(); err != nil {
-		return err
-	}
-	for _, parent := range o.under {
-		if err := o.k.meetParent(parent); err != nil {
-			return err
-		}
 	}
 	for name, l := range o.mine {
 		o.names[l.index] = name
@@ -111,23 +103,32 @@ func (o *observation) links() error {
 	return nil
 }
 
-// uplink looks at the interface that direct routes lead through as if a device
-// of ours stood on it: it takes them along just so.
-func (o *observation) uplink() error {
-	name := o.scope.Domain.Uplink
+// underlays looks at the interfaces that our devices stand on. The one that
+// direct routes lead through takes them along just so, device or not.
+func (o *observation) underlays() (err error) {
+	if o.under, err = o.k.parents(o.mine); err != nil {
+		return err
+	}
+	uplink := o.scope.Domain.Uplink
+	known := uplink == ""
 	for _, l := range o.under {
-		if l.name == name {
-			return nil
+		known = known || l.name == uplink
+	}
+	if !known {
+		l, ok, err := o.k.linkByName(uplink)
+		if err != nil {
+			return err
+		}
+		if ok {
+			o.under[l.index] = l
 		}
 	}
-	if name == "" {
-		return nil
+	for _, parent := range o.under {
+		if err := o.k.meetParent(parent); err != nil {
+			return err
+		}
 	}
-	l, ok, err := o.k.linkByName(name)
-	if ok {
-		o.under[l.index] = l
-	}
-	return err
+	return nil
 }
 
 func (o *observation) sysctls() error {
