@@ -5,8 +5,9 @@
 //	forward      filter  packets from and to pods may pass the node
 //
 // It owns the rules' meaning and order, which is that of flannel's iptables
-// rules (not of its nftables rules, whose fourth rule hides the sixth). It
-// refuses to know how an engine writes a rule.
+// rules (not of its nftables rules, whose fourth rule hides the sixth); in
+// iptables also their names and comments, for tools look for them. It refuses to
+// know how an engine writes a rule.
 package masq
 
 import (
@@ -17,6 +18,7 @@ import (
 
 // Options say what is wanted of which networks.
 type Options struct {
+	Engine      ruleset.Engine
 	Networks    []netip.Prefix // the cluster's, one per family
 	Subnets     []netip.Prefix // our own, likewise; a network without one gets no masquerading
 	Masquerade  bool
@@ -39,23 +41,66 @@ const (
 func Chains(o Options) map[ruleset.Key]ruleset.Chain {
 	chains := map[ruleset.Key]ruleset.Chain{}
 	for _, network := range o.Networks {
-		key := ruleset.Key{IPv6: network.Addr().Is6(), Table: table}
+		ipv6 := network.Addr().Is6()
 		if own, ok := ownSubnet(o.Subnets, network); ok && o.Masquerade {
-			key.Chain = "postrouting"
-			chains[key] = ruleset.Chain{
-				Type: "nat", Hook: ruleset.Postrouting, Priority: srcnatPriority,
-				Rules: masquerade(network, own, o.FullyRandom),
-			}
+			put(chains, masqueradePlace(), o.Engine, ipv6, masquerade(network, own, o.FullyRandom))
 		}
 		if o.Forward {
-			key.Chain = "forward"
-			chains[key] = ruleset.Chain{
-				Type: "filter", Hook: ruleset.Forward, Priority: filterPriority,
-				Rules: forward(network),
-			}
+			put(chains, forwardPlace(), o.Engine, ipv6, forward(network))
 		}
 	}
 	return chains
+}
+
+// Owned are the chains in tables of iptables' that are ours by their names: what
+// weft or flannel once made there and is not wanted any more is taken away.
+func Owned() []ruleset.Key {
+	var keys []ruleset.Key
+	for _, engine := range []ruleset.Engine{ruleset.IPTablesNFT, ruleset.IPTablesLegacy} {
+		for _, p := range []place{masqueradePlace(), forwardPlace()} {
+			for _, ipv6 := range []bool{false, true} {
+				keys = append(keys, ruleset.Key{Engine: engine, IPv6: ipv6, Table: p.base.Type, Chain: p.flannels})
+			}
+		}
+	}
+	return keys
+}
+
+// place is where rules stand, in each engine.
+type place struct {
+	chain    string        // in our own nftables table
+	base     ruleset.Chain // without rules
+	flannels string        // in iptables' table of that type
+	comment  string        // of flannel's, on the jump and on every rule
+}
+
+func masqueradePlace() place {
+	return place{
+		"postrouting", ruleset.Chain{Type: "nat", Hook: ruleset.Postrouting, Priority: srcnatPriority},
+		"FLANNEL-POSTRTG", "flanneld masq",
+	}
+}
+
+func forwardPlace() place {
+	return place{
+		"forward", ruleset.Chain{Type: "filter", Hook: ruleset.Forward, Priority: filterPriority},
+		"FLANNEL-FWD", "flanneld forward",
+	}
+}
+
+func put(
+	chains map[ruleset.Key]ruleset.Chain, p place, engine ruleset.Engine, ipv6 bool, rules []ruleset.Rule,
+) {
+	if engine == ruleset.NFTables {
+		p.base.Rules = rules
+		chains[ruleset.Key{IPv6: ipv6, Table: table, Chain: p.chain}] = p.base
+		return
+	}
+	for i := range rules {
+		rules[i].Comment = p.comment
+	}
+	key := ruleset.Key{Engine: engine, IPv6: ipv6, Table: p.base.Type, Chain: p.flannels}
+	chains[key] = ruleset.Chain{Hook: p.base.Hook, Jump: p.comment, Rules: rules}
 }
 
 // Sysctls gives the settings without which the kernel forwards nothing.

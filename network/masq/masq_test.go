@@ -47,6 +47,17 @@ func TestChains(t *testing.T) {
 		"subnets in another order": {
 			Networks: networks, Subnets: []netip.Prefix{subnets[1], subnets[0]}, Masquerade: true,
 		},
+		"iptables": {
+			Engine: ruleset.IPTablesNFT, Networks: networks, Subnets: subnets,
+			Masquerade: true, Forward: true, FullyRandom: true,
+		},
+		"iptables legacy ports not fully random": {
+			Engine: ruleset.IPTablesLegacy, Networks: networks[:1], Subnets: subnets[:1], Masquerade: true, Forward: true,
+		},
+		"iptables masquerade only": {
+			Engine: ruleset.IPTablesNFT, Networks: networks, Subnets: subnets, Masquerade: true, FullyRandom: true,
+		},
+		"iptables forward only":       {Engine: ruleset.IPTablesNFT, Networks: networks, Subnets: subnets, Forward: true},
 		"an invalid subnet is no one": {Networks: networks, Subnets: []netip.Prefix{{}, subnets[1]}, Masquerade: true},
 	}
 	for name, o := range cases {
@@ -61,6 +72,9 @@ func render(chains map[ruleset.Key]ruleset.Chain) string {
 	var blocks []string
 	for key, c := range chains {
 		s := fmt.Sprintf("chain %s: type %s hook %s priority %d\n", key, c.Type, c.Hook, c.Priority)
+		if key.Engine != ruleset.NFTables {
+			s = fmt.Sprintf("chain %s: jump from %s, comment %q\n", key, c.Hook, c.Jump)
+		}
 		for _, r := range c.Rules {
 			s += "    " + r.String() + "\n"
 		}
@@ -122,13 +136,40 @@ func TestWhatHappensToPackets(t *testing.T) {
 		{"IPv6 world to a pod elsewhere", world6, there6, 0, masquerade},
 		{"IPv6 world to a pod here", world6, here6, 0, keep},
 	}
-	chains := masq.Chains(masq.Options{Networks: networks, Subnets: subnets, Masquerade: true, FullyRandom: true})
-	for _, c := range cases {
-		src, dst := netip.MustParseAddr(c.src), netip.MustParseAddr(c.dst)
-		chain := chains[ruleset.Key{IPv6: src.Is6(), Table: "weft", Chain: "postrouting"}]
-		if have := verdict(chain, src, dst, c.mark); have != c.want {
-			t.Errorf("%s: %s, want %s", c.name, have, c.want)
+	for engine, key := range map[ruleset.Engine]ruleset.Key{
+		ruleset.NFTables:    {Table: "weft", Chain: "postrouting"},
+		ruleset.IPTablesNFT: {Engine: ruleset.IPTablesNFT, Table: "nat", Chain: "FLANNEL-POSTRTG"},
+	} {
+		chains := masq.Chains(masq.Options{
+			Engine: engine, Networks: networks, Subnets: subnets, Masquerade: true, FullyRandom: true,
+		})
+		for _, c := range cases {
+			src, dst := netip.MustParseAddr(c.src), netip.MustParseAddr(c.dst)
+			key.IPv6 = src.Is6()
+			if have := verdict(chains[key], src, dst, c.mark); have != c.want {
+				t.Errorf("%s, %s: %s, want %s", engine, c.name, have, c.want)
+			}
 		}
+	}
+}
+
+// What an engine of iptables can hold of ours, Owned must name: nothing else is
+// taken away when the engine changes.
+func TestOwnedNamesAllThatIsMade(t *testing.T) {
+	made := map[ruleset.Key]bool{}
+	for _, engine := range []ruleset.Engine{ruleset.IPTablesNFT, ruleset.IPTablesLegacy} {
+		for key := range masq.Chains(masq.Options{
+			Engine: engine, Networks: networks, Subnets: subnets, Masquerade: true, Forward: true,
+		}) {
+			made[key] = true
+		}
+	}
+	owned := map[ruleset.Key]bool{}
+	for _, key := range masq.Owned() {
+		owned[key] = true
+	}
+	if d := cmp.Diff(made, owned); d != "" || len(owned) != 8 {
+		t.Errorf("%d keys (-made +owned):\n%s", len(owned), d)
 	}
 }
 

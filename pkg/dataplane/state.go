@@ -129,6 +129,7 @@ type Domain struct {
 	Networks []netip.Prefix  // the cluster's; marked routes inside them are ours
 	Uplink   string          // foreign interface that routes of ours may lead through
 	Tables   []string        // nftables table names, in both families
+	Chains   []ruleset.Key   // iptables chains that are ours by their names
 }
 
 // Observed is what the kernel says about a Scope.

@@ -130,7 +130,7 @@ var chains = &table[ruleset.Key, ruleset.Chain]{
 	equal: func(have, want ruleset.Chain) bool { return have.Equal(want) },
 	less:  func(a, b ruleset.Key) int { return cmp.Compare(a.String(), b.String()) },
 	text: func(k ruleset.Key, v ruleset.Chain) string {
-		return fmt.Sprintf("%s (%s %s %d, %d rules)", k, v.Type, v.Hook, v.Priority, len(v.Rules))
+		return fmt.Sprintf("%s (%s)", k, v)
 	},
 }
 

@@ -1,6 +1,9 @@
 // Package ruleset is the firewall part of a desired kernel state: chains of
-// rules as plain values, in a form that two engines can write (nftables over
-// netlink today).
+// rules as plain values, in a form that every engine can write.
+//
+//	nftables           a base chain in a table of our own
+//	iptables-nft       a chain in a table of iptables' (nat, filter) that a rule
+//	iptables-legacy    in a built-in chain (POSTROUTING, FORWARD) jumps to
 //
 // It owns what a rule can say, the order of rules in a chain and when two
 // chains are equal. It refuses to know how an engine stores a rule.
@@ -13,20 +16,48 @@ import (
 	"strings"
 )
 
-// Key names one chain.
-type Key struct {
-	IPv6  bool   // the kernel keeps the tables of the two families apart
-	Table string // "weft"
-	Chain string
+// Engine is a set of tables that the kernel keeps apart from all others. The
+// two of iptables have the same names in them: what one accepts, another may
+// drop.
+type Engine string
+
+// The engines. nftables is the zero value.
+const (
+	NFTables       Engine = ""
+	IPTablesNFT    Engine = "iptables-nft"    // iptables' tables inside of nf_tables
+	IPTablesLegacy Engine = "iptables-legacy" // the older tables of x_tables
+)
+
+// String is the engine's name.
+func (e Engine) String() string {
+	if e == NFTables {
+		return "nftables"
+	}
+	return string(e)
 }
 
-// String is the chain as `nft list chain` wants it: "ip weft postrouting".
-func (k Key) String() string {
-	family := "ip"
-	if k.IPv6 {
-		family = "ip6"
+// Key names one chain.
+type Key struct {
+	Engine Engine
+	IPv6   bool   // the kernel keeps the tables of the two families apart
+	Table  string // "weft"; "nat" or "filter" for iptables
+	Chain  string
+}
+
+// String is the chain as `nft list chain` wants it ("ip weft postrouting"), or
+// with the program that lists it ("ip6tables-legacy nat FLANNEL-POSTRTG").
+func (k Key) String() string { return k.family() + " " + k.Table + " " + k.Chain }
+
+func (k Key) family() string {
+	switch {
+	case k.Engine == NFTables && k.IPv6:
+		return "ip6"
+	case k.Engine == NFTables:
+		return "ip"
+	case k.IPv6:
+		return "ip6" + strings.TrimPrefix(string(k.Engine), "ip")
 	}
-	return family + " " + k.Table + " " + k.Chain
+	return string(k.Engine)
 }
 
 // Hook is the place in the packet's way where a base chain stands.
@@ -39,17 +70,37 @@ const (
 	Postrouting Hook = "postrouting"
 )
 
-// Chain is a base chain with policy accept. Rules are tried in order.
+// Chain is where the hook's packets go. Rules are tried in order; what none of
+// them matches is left to others.
+//
+// In nftables it is a base chain with policy accept. In iptables it is one that
+// exactly one rule of the hook's built-in chain jumps to, for all packets; where
+// among the rules there, is the administrator's business. Type and Priority are
+// those of the table then, and not given.
 type Chain struct {
-	Type     string // "filter" or "nat"
-	Hook     Hook
-	Priority int // 0 is filter, 100 is srcnat
+	Type     string // nftables: "filter" or "nat"
+	Hook     Hook   // in a have, empty where the jump is missing or not as it should be
+	Priority int    // nftables: 0 is filter, 100 is srcnat
+	Jump     string // iptables: the comment of the rule that jumps here
 	Rules    []Rule
 }
 
 // Equal tells whether both chains would treat every packet alike, rule by rule.
 func (c Chain) Equal(o Chain) bool {
-	return c.Type == o.Type && c.Hook == o.Hook && c.Priority == o.Priority && slices.Equal(c.Rules, o.Rules)
+	return c.Type == o.Type && c.Hook == o.Hook && c.Priority == o.Priority && c.Jump == o.Jump &&
+		slices.Equal(c.Rules, o.Rules)
+}
+
+// String is "nat postrouting 100, 6 rules" or "jump from postrouting, 6 rules".
+func (c Chain) String() string {
+	where := fmt.Sprintf("%s %s %d", c.Type, c.Hook, c.Priority)
+	if c.Type == "" {
+		where = "jump from " + string(c.Hook)
+		if c.Hook == "" {
+			where = "not hooked in"
+		}
+	}
+	return fmt.Sprintf("%s, %d rules", where, len(c.Rules))
 }
 
 // Match compares one address of the packet with a prefix. The zero value

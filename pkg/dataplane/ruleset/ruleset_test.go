@@ -39,6 +39,13 @@ func TestKeyText(t *testing.T) {
 	for want, key := range map[string]ruleset.Key{
 		"ip weft forward":      {Table: "weft", Chain: "forward"},
 		"ip6 weft postrouting": {IPv6: true, Table: "weft", Chain: "postrouting"},
+
+		"iptables-nft nat FLANNEL-POSTRTG":   {Engine: ruleset.IPTablesNFT, Table: "nat", Chain: "FLANNEL-POSTRTG"},
+		"iptables-legacy filter FLANNEL-FWD": {Engine: ruleset.IPTablesLegacy, Table: "filter", Chain: "FLANNEL-FWD"},
+		"ip6tables-nft filter FLANNEL-FWD":   {Engine: ruleset.IPTablesNFT, IPv6: true, Table: "filter", Chain: "FLANNEL-FWD"},
+		"ip6tables-legacy nat FLANNEL-POSTRTG": {
+			Engine: ruleset.IPTablesLegacy, IPv6: true, Table: "nat", Chain: "FLANNEL-POSTRTG",
+		},
 	} {
 		if d := cmp.Diff(want, key.String()); d != "" {
 			t.Error(d)
@@ -66,11 +73,29 @@ func TestChainEqual(t *testing.T) {
 		"another type":       {Type: "nat", Hook: ruleset.Forward, Rules: one.Rules},
 		"another hook":       {Type: "filter", Hook: ruleset.Prerouting, Rules: one.Rules},
 		"another priority":   {Type: "filter", Hook: ruleset.Forward, Priority: 1, Rules: one.Rules},
+		"another jump":       {Type: "filter", Hook: ruleset.Forward, Jump: "here", Rules: one.Rules},
 		"not what weft made": chain(accept, ruleset.Rule{Verdict: ruleset.Unknown}),
 	}
 	for name, other := range others {
 		if one.Equal(other) || other.Equal(one) {
 			t.Errorf("%s: taken as equal", name)
 		}
+	}
+}
+
+func TestChainText(t *testing.T) {
+	rules := []ruleset.Rule{{Verdict: ruleset.Accept}, {Verdict: ruleset.Drop}}
+	for want, chain := range map[string]ruleset.Chain{
+		"nat postrouting 100, 2 rules":    {Type: "nat", Hook: ruleset.Postrouting, Priority: 100, Rules: rules},
+		"jump from forward, 2 rules":      {Hook: ruleset.Forward, Jump: "flanneld forward", Rules: rules},
+		"not hooked in, 0 rules":          {},
+		"filter prerouting -150, 0 rules": {Type: "filter", Hook: ruleset.Prerouting, Priority: -150},
+	} {
+		if d := cmp.Diff(want, chain.String()); d != "" {
+			t.Error(d)
+		}
+	}
+	if d := cmp.Diff("nftables iptables-nft", ruleset.NFTables.String()+" "+ruleset.IPTablesNFT.String()); d != "" {
+		t.Error(d)
 	}
 }
