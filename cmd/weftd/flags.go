@@ -1,81 +1,41 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net/netip"
 	"strings"
 )
 
 // settings are the values of all flags.
 type settings struct {
-	etcdEndpoints, etcdPrefix      string
+	config                         string
+	etcdEndpoints                  urls
+	etcdPrefix                     string
 	etcdKey, etcdCert, etcdCA      string
 	etcdUser, etcdPassword         string
+	etcdPasswordFile               string
+	renewMargin                    int
 	iface                          list
+	ifaceRegex                     patterns
+	ifaceCanReach                  address
 	publicIP, publicIPv6           address
 	subnetFile, stateDir, socket   string
 	ipMasq, forwardRules, noRandom bool
+	blackhole                      bool
 	healthzIP                      string
 	healthzPort                    int
 	embedded, embeddedPlain        bool
 	embeddedDir, embeddedListen    string
 	network, network6              prefix
 	logLevel, logFormat            string
+	verbosity                      int
+	modules                        modules
+	traceAt                        place
 	version                        bool
+
+	ignored []string // environment variables that are no settings, though named like one
 }
-
-// list is a flag that may be repeated.
-type list []string
-
-func (l *list) String() string     { return strings.Join(*l, ",") }
-func (l *list) Set(s string) error { *l = append(*l, s); return nil }
-
-// address is an IP address, or none.
-type address struct{ netip.Addr }
-
-func (a *address) String() string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.Addr.String()
-}
-
-func (a *address) Set(s string) (err error) {
-	if s == "" {
-		a.Addr = netip.Addr{}
-		return nil
-	}
-	a.Addr, err = netip.ParseAddr(s)
-	return err
-}
-
-// prefix is a network in CIDR form, or none.
-type prefix struct{ netip.Prefix }
-
-func (p *prefix) String() string {
-	if !p.IsValid() {
-		return ""
-	}
-	return p.Prefix.String()
-}
-
-func (p *prefix) Set(s string) (err error) {
-	if s == "" {
-		p.Prefix = netip.Prefix{}
-		return nil
-	}
-	p.Prefix, err = netip.ParsePrefix(s)
-	return err
-}
-
-// usageError is a command line that can't be understood: exit status 2.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
 
 // group is a heading of the help text and the flags under it.
 type group struct {
@@ -86,17 +46,21 @@ type group struct {
 func groups() []group {
 	return []group{
 		{"Store: where the leases are kept", []string{
-			"etcd-endpoints", "etcd-prefix", "etcd-cafile", "etcd-certfile", "etcd-keyfile", "etcd-username", "etcd-password",
+			"etcd-endpoints", "etcd-prefix", "etcd-cafile", "etcd-certfile", "etcd-keyfile",
+			"etcd-username", "etcd-password", "etcd-password-file", "subnet-lease-renew-margin",
 		}},
 		{"Embedded store: this node runs the etcd server itself, the others point --etcd-endpoints at it", []string{
 			"embedded-etcd", "embedded-etcd-data", "embedded-etcd-listen", "embedded-etcd-insecure", "network", "ipv6-network",
 		}},
-		{"Underlay: the interface and address that carry the tunnel", []string{"iface", "public-ip", "public-ipv6"}},
+		{"Underlay: the interface and address that carry the tunnel", []string{
+			"iface", "iface-regex", "iface-can-reach", "public-ip", "public-ipv6",
+		}},
 		{"Pods: what they get", []string{
-			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules",
+			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules", "ip-blackhole-route",
 		}},
 		{"Running", []string{
-			"state-dir", "socket", "healthz-ip", "healthz-port", "log-level", "log-format", "version",
+			"config", "state-dir", "socket", "healthz-ip", "healthz-port", "log-level", "log-format",
+			"v", "vmodule", "log_backtrace_at", "version",
 		}},
 	}
 }
@@ -104,14 +68,25 @@ func groups() []group {
 func (s *settings) flagSet() *flag.FlagSet {
 	fs := flag.NewFlagSet("weftd", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // errors are returned, and printed once
-	fs.StringVar(&s.etcdEndpoints, "etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379",
-		"comma-separated `URLs` of etcd")
+	s.storeFlags(fs)
+	s.nodeFlags(fs)
+	s.runningFlags(fs)
+	return fs
+}
+
+func (s *settings) storeFlags(fs *flag.FlagSet) {
+	s.etcdEndpoints = urls{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
+	fs.Var(&s.etcdEndpoints, "etcd-endpoints", "comma-separated `URLs` of etcd")
 	fs.StringVar(&s.etcdPrefix, "etcd-prefix", "/coreos.com/network", "`key` under which configuration and leases lie")
 	fs.StringVar(&s.etcdCA, "etcd-cafile", "", "`file` with the CA certificates to check etcd's certificate against")
 	fs.StringVar(&s.etcdCert, "etcd-certfile", "", "`file` with our client certificate for etcd")
 	fs.StringVar(&s.etcdKey, "etcd-keyfile", "", "`file` with the key of our client certificate")
 	fs.StringVar(&s.etcdUser, "etcd-username", "", "etcd user `name`")
-	fs.StringVar(&s.etcdPassword, "etcd-password", "", "its `password`; better given as WEFTD_ETCD_PASSWORD")
+	fs.StringVar(&s.etcdPassword, "etcd-password", "",
+		"its `password`; a command line is public, better is WEFTD_ETCD_PASSWORD or --etcd-password-file")
+	fs.StringVar(&s.etcdPasswordFile, "etcd-password-file", "", "`file` with the password, on one line")
+	fs.IntVar(&s.renewMargin, "subnet-lease-renew-margin", 60,
+		"our lease is renewed when `minutes` of its 24 hours are left, or earlier: 1 to 1439")
 	fs.BoolVar(&s.embedded, "embedded-etcd", false, "run an etcd server in this process and use it")
 	fs.StringVar(&s.embeddedDir, "embedded-etcd-data", "/var/lib/weft/etcd", "its data `directory`")
 	fs.StringVar(&s.embeddedListen, "embedded-etcd-listen", "http://127.0.0.1:2379",
@@ -120,8 +95,14 @@ func (s *settings) flagSet() *flag.FlagSet {
 		"let it serve other machines without TLS: whoever reaches the port can rewrite the overlay")
 	fs.Var(&s.network, "network", "with --embedded-etcd: IPv4 `CIDR` of a configuration to create if there is none")
 	fs.Var(&s.network6, "ipv6-network", "the same for IPv6; both give dual stack")
+}
+
+func (s *settings) nodeFlags(fs *flag.FlagSet) {
 	fs.Var(&s.iface, "iface", "`name or address` of the underlay interface, first match wins; may be repeated "+
 		"(default: the interface of the best default route)")
+	fs.Var(&s.ifaceRegex, "iface-regex", "`regular expression` for it, matched against addresses, then against names; "+
+		"tried after --iface; may be repeated")
+	fs.Var(&s.ifaceCanReach, "iface-can-reach", "`address`: take the interface of the path to it; tried last")
 	fs.Var(&s.publicIP, "public-ip", "IPv4 `address` that peers shall use for this node (default: that of the interface)")
 	fs.Var(&s.publicIPv6, "public-ipv6", "IPv6 `address` that peers shall use for this node")
 	fs.StringVar(&s.subnetFile, "subnet-file", "/run/flannel/subnet.env",
@@ -129,6 +110,13 @@ func (s *settings) flagSet() *flag.FlagSet {
 	fs.BoolVar(&s.ipMasq, "ip-masq", false, "masquerade what pods send to outside of the overlay")
 	fs.BoolVar(&s.noRandom, "ip-masq-fully-random-disable", false, "masquerade without random source ports")
 	fs.BoolVar(&s.forwardRules, "iptables-forward-rules", true, "accept forwarded pod traffic in our own chain")
+	fs.BoolVar(&s.blackhole, "ip-blackhole-route", false,
+		"drop what is for an address of our own subnet that no pod has, instead of sending it elsewhere")
+}
+
+func (s *settings) runningFlags(fs *flag.FlagSet) {
+	fs.StringVar(&s.config, "config", "",
+		"YAML `file` with these settings by the same names, for what neither flags nor environment say")
 	fs.StringVar(&s.stateDir, "state-dir", "/var/lib/weft",
 		"`directory` where our lease and the last snapshot outlive a reboot")
 	fs.StringVar(&s.socket, "socket", "/run/weft/weftd.sock", "unix `socket` for weftctl; empty for none")
@@ -136,72 +124,10 @@ func (s *settings) flagSet() *flag.FlagSet {
 	fs.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server with /healthz and /readyz; 0 for none")
 	fs.StringVar(&s.logLevel, "log-level", "info", "`level`: error, warn, info or debug (each kernel write)")
 	fs.StringVar(&s.logFormat, "log-format", "text", "`format`: text or json")
+	fs.IntVar(&s.verbosity, "v", 0, "as flannel has it: a `number` of 4 or more is --log-level debug, less is nothing")
+	fs.Var(&s.modules, "vmodule", "the same for single source files of weft: `pattern=N`,…")
+	fs.Var(&s.traceAt, "log_backtrace_at", "`file.go:line`: what is logged there comes with its stack")
 	fs.BoolVar(&s.version, "version", false, "print the version and exit")
-	return fs
-}
-
-// parse reads the command line, then the environment for what it does not
-// name: WEFTD_IFACE before FLANNELD_IFACE for --iface.
-func parse(args []string, env func(string) (string, bool)) (settings, *flag.FlagSet, error) {
-	var s settings
-	fs := s.flagSet()
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return s, fs, err
-		}
-		return s, fs, &usageError{err}
-	}
-	if fs.NArg() > 0 {
-		return s, fs, &usageError{fmt.Errorf("unexpected argument %q: weftd takes flags only", fs.Arg(0))}
-	}
-	given := map[string]bool{}
-	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	var errs []error
-	fs.VisitAll(func(f *flag.Flag) {
-		if given[f.Name] {
-			return
-		}
-		for _, name := range envNames(f.Name) {
-			if value, ok := env(name); ok {
-				if err := fs.Set(f.Name, value); err != nil {
-					errs = append(errs, fmt.Errorf("environment variable %s=%q: %w", name, value, err))
-				}
-				return
-			}
-		}
-	})
-	errs = append(errs, s.check())
-	if err := errors.Join(errs...); err != nil {
-		return s, fs, &usageError{err}
-	}
-	return s, fs, nil
-}
-
-func envNames(flagName string) []string {
-	name := strings.ToUpper(strings.ReplaceAll(flagName, "-", "_"))
-	return []string{"WEFTD_" + name, "FLANNELD_" + name}
-}
-
-// check finds what no waiting can heal.
-func (s *settings) check() error {
-	var errs []error
-	if !s.embedded && (s.network.IsValid() || s.network6.IsValid()) {
-		errs = append(errs, errors.New("--network and --ipv6-network go with --embedded-etcd; "+
-			"for another etcd use: weftctl config set"))
-	}
-	if (s.etcdCert == "") != (s.etcdKey == "") {
-		errs = append(errs, errors.New("--etcd-certfile and --etcd-keyfile go together: give both or none"))
-	}
-	if s.publicIP.IsValid() && !s.publicIP.Is4() {
-		errs = append(errs, fmt.Errorf("--public-ip %s: not an IPv4 address; use --public-ipv6", s.publicIP.Addr))
-	}
-	if s.publicIPv6.IsValid() && !s.publicIPv6.Is6() {
-		errs = append(errs, fmt.Errorf("--public-ipv6 %s: not an IPv6 address; use --public-ip", s.publicIPv6.Addr))
-	}
-	if s.healthzPort < 0 || s.healthzPort > 65535 {
-		errs = append(errs, fmt.Errorf("--healthz-port %d: a port is 0 to 65535", s.healthzPort))
-	}
-	return errors.Join(errs...)
 }
 
 const intro = `weftd joins this machine to a VXLAN overlay: it leases a pod subnet, programs the
@@ -215,7 +141,8 @@ The first node can be the store as well:
   weftd --embedded-etcd --embedded-etcd-listen http://10.0.0.1:2379 \
         --embedded-etcd-insecure --network 10.42.0.0/16 --iface eth0 --ip-masq
 
-Each flag can be given in the environment: --iface as WEFTD_IFACE or FLANNELD_IFACE.
+Each flag can be given in the environment, --iface as WEFTD_IFACE or FLANNELD_IFACE,
+and in a YAML file that --config names, as iface. The command line goes first.
 One dash or two are the same. Stopping weftd leaves the kernel as it is: packets go on.
 `
 
@@ -237,4 +164,9 @@ func usage(out io.Writer, fs *flag.FlagSet) {
 			_, _ = fmt.Fprintf(out, "  %s\n        %s\n", head, text)
 		}
 	}
+}
+
+func envNames(flagName string) []string {
+	name := strings.ToUpper(strings.ReplaceAll(flagName, "-", "_"))
+	return []string{"WEFTD_" + name, "FLANNELD_" + name}
 }

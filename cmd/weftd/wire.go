@@ -8,9 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"strconv"
-	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -29,8 +28,8 @@ import (
 )
 
 // run is the whole program: it parses, builds, and runs until ctx ends.
-func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
-	s, fs, err := parse(args, env)
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
+	s, fs, err := parse(args, environ)
 	if errors.Is(err, flag.ErrHelp) {
 		usage(stdout, fs)
 	}
@@ -41,14 +40,20 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		_, err := fmt.Fprintln(stderr, version.String()) // to stderr, as flannel does
 		return err
 	}
-	log, err := logging.New(stderr, logging.Options{Level: s.logLevel, JSON: s.logFormat == "json"})
+	log, err := logging.New(stderr, logging.Options{
+		Level: s.logLevel, JSON: s.logFormat == "json",
+		Verbosity: s.verbosity, Modules: s.modules.Modules, TraceAt: s.traceAt.Place,
+	})
 	if err != nil {
 		return &usageError{err}
 	}
-	if s.logFormat != "json" && s.logFormat != "text" {
-		return &usageError{fmt.Errorf("--log-format %q: use text or json", s.logFormat)}
+	log.WithField("version", version.Short()).WithFields(changed(fs)).Info("weftd starts")
+	if len(s.ignored) > 0 {
+		log.WithField("variables", s.ignored).Warn("these environment variables are no settings of weftd")
 	}
-	log.WithField("version", version.Short()).Info("weftd starts")
+	if err := s.minutes(); err != nil {
+		return err
+	}
 	return serve(ctx, s, log)
 }
 
@@ -68,7 +73,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 			return err
 		}
 		defer server.Close()
-		s.etcdEndpoints = server.Endpoint()
+		s.etcdEndpoints = urls{server.Endpoint()}
 		g.Go(func() error {
 			select {
 			case err := <-server.Err():
@@ -96,9 +101,10 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		Backends:    map[string]backend.Backend{"vxlan": vxlan.New()},
 		Health:      state,
 		Log:         log,
-		Wish:        uplink.Wish{Ifaces: s.iface, Public: s.public()},
+		Wish:        s.wish(),
 		Masquerade:  s.ipMasq,
 		Forward:     s.forwardRules,
+		Blackhole:   s.blackhole,
 		FullyRandom: !s.noRandom,
 		SubnetFile:  s.subnetFile,
 		StateDir:    s.stateDir,
@@ -112,7 +118,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 }
 
 func startEmbedded(ctx context.Context, s settings, log logrus.FieldLogger) (*embedded.Server, error) {
-	if raw := s.config(); raw != nil {
+	if raw := s.networkConfig(); raw != nil {
 		if _, err := subnet.ParseConfig(raw); err != nil { // no waiting heals this
 			return nil, &usageError{fmt.Errorf("--network: %w", err)}
 		}
@@ -124,17 +130,18 @@ func startEmbedded(ctx context.Context, s settings, log logrus.FieldLogger) (*em
 
 func openStore(s settings, log logrus.FieldLogger) (*etcd.Store, error) {
 	return etcd.New(etcd.Options{
-		Endpoints: strings.Split(s.etcdEndpoints, ","),
+		Endpoints: s.etcdEndpoints,
 		Prefix:    s.etcdPrefix,
 		CAFile:    s.etcdCA, CertFile: s.etcdCert, KeyFile: s.etcdKey,
-		Username: s.etcdUser, Password: s.etcdPassword,
-		Log: log,
+		Username: s.etcdUser, Password: s.etcdPassword, PasswordFile: s.etcdPasswordFile,
+		RenewMargin: time.Duration(s.renewMargin) * time.Minute,
+		Log:         log,
 	})
 }
 
 // createConfig writes what --network asks for if the store has none yet.
 func (s *settings) createConfig(ctx context.Context, store *etcd.Store, log logrus.FieldLogger) error {
-	raw := s.config()
+	raw := s.networkConfig()
 	if raw == nil {
 		return nil
 	}
@@ -148,19 +155,20 @@ func (s *settings) createConfig(ctx context.Context, store *etcd.Store, log logr
 	return nil
 }
 
-func (s *settings) public() []netip.Addr {
-	var out []netip.Addr
+// wish is what the flags say of the uplink.
+func (s *settings) wish() uplink.Wish {
+	w := uplink.Wish{Ifaces: s.iface, Regex: s.ifaceRegex, CanReach: s.ifaceCanReach.Addr}
 	for _, a := range []address{s.publicIP, s.publicIPv6} {
 		if a.IsValid() {
-			out = append(out, a.Addr)
+			w.Public = append(w.Public, a.Addr)
 		}
 	}
-	return out
+	return w
 }
 
-// config is the network configuration that --network and --ipv6-network ask
+// networkConfig is the network configuration that --network and --ipv6-network ask
 // for, or nil.
-func (s *settings) config() []byte {
+func (s *settings) networkConfig() []byte {
 	if !s.network.IsValid() && !s.network6.IsValid() {
 		return nil
 	}

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -46,8 +47,13 @@ type Options struct {
 	// without them trusts the system's authorities.
 	CertFile, KeyFile, CAFile string
 	Username, Password        string
+	PasswordFile              string        // holds the password on one line, in place of Password
 	TTL                       time.Duration // of a lease that we make, whole seconds; 0: 24 h
-	Log                       logrus.FieldLogger
+	// RenewMargin is how much of its time our lease has left at the least, as
+	// long as etcd answers. Up to two thirds of it that is so by itself; a
+	// warning is logged whenever it is not so.
+	RenewMargin time.Duration
+	Log         logrus.FieldLogger
 }
 
 // Store is subnet.Store on etcd.
@@ -91,6 +97,11 @@ func New(o Options) (*Store, error) {
 	secure, err := tlsConfig(o)
 	if err != nil {
 		return nil, err
+	}
+	if o.PasswordFile != "" {
+		if o.Password, err = readPassword(o); err != nil {
+			return nil, err
+		}
 	}
 	s := &Store{
 		opts: o, log: o.Log,
@@ -215,6 +226,22 @@ func checkEndpoints(all []string) error {
 		return fmt.Errorf("etcd endpoints %s: all must be http or all https", strings.Join(all, ", "))
 	}
 	return nil
+}
+
+// readPassword reads the password's file. No error says what is in it.
+func readPassword(o Options) (string, error) {
+	if o.Password != "" {
+		return "", errors.New("an etcd password and a file with one are given: one of them is too many")
+	}
+	raw, err := os.ReadFile(o.PasswordFile)
+	if err != nil {
+		return "", fmt.Errorf("read the etcd password: %w", err)
+	}
+	password := strings.TrimRight(string(raw), "\r\n")
+	if password == "" || strings.ContainsAny(password, "\r\n") {
+		return "", fmt.Errorf("read the etcd password: %s must hold it on one line", o.PasswordFile)
+	}
+	return password, nil
 }
 
 func tlsConfig(o Options) (*tls.Config, error) {

@@ -131,7 +131,9 @@ func judge(kv *mvccpb.KeyValue, l subnet.Lease) error {
 // key without an etcd lease is a reservation, which needs no keep-alive and is
 // only watched.
 func (s *Store) Hold(ctx context.Context, l subnet.Lease) error {
-	h := &holding{s: s, l: l, out: outage{log: s.log.WithField("lease", l.ID)}}
+	log := s.log.WithField("lease", l.ID)
+	h := &holding{s: s, l: l, out: outage{log: log}, life: newLife(s.opts.RenewMargin, log)}
+	defer h.life.stop()
 	for ; ; h.tries++ {
 		err := h.round(ctx)
 		switch {
@@ -142,6 +144,7 @@ func (s *Store) Hold(ctx context.Context, l subnet.Lease) error {
 		case !errors.Is(err, errAgain):
 			h.out.begin(err)
 		}
+		h.life.check()
 		if err := pause(ctx, h.tries, waitFirst, waitLongest); err != nil {
 			return err
 		}
@@ -153,6 +156,7 @@ type holding struct {
 	s     *Store
 	l     subnet.Lease
 	out   outage
+	life  *life
 	tries int // in a row that came to nothing
 }
 
@@ -172,11 +176,9 @@ func (h *holding) round(ctx context.Context) error {
 	str := newStreams()
 	events, stop := watch(ctx, cli, str, string(kv.Key), clientv3.WithRev(revision+1))
 	defer stop()
-	var alive <-chan *clientv3.LeaseKeepAliveResponse
-	if kv.Lease != int64(clientv3.NoLease) {
-		if alive, err = cli.KeepAlive(ctx, clientv3.LeaseID(kv.Lease)); err != nil {
-			return err
-		}
+	alive, err := h.keepAlive(ctx, cli, clientv3.LeaseID(kv.Lease))
+	if err != nil {
+		return err
 	}
 	for {
 		select {
@@ -187,22 +189,47 @@ func (h *holding) round(ctx context.Context) error {
 			if err := h.take(ctx, cli, resp, kv.Lease); err != nil {
 				return err
 			}
-		case _, open := <-alive:
+		case resp, open := <-alive:
 			if !open { // expired, or no answer for as long as it lives
 				return errAgain
 			}
 			h.tries = 0
-		case <-str.changed:
-			if str.resumed() {
-				return errAgain
+			h.life.renewed(resp.TTL)
+		case <-h.life.due.C:
+			if err := h.life.renew(ctx, cli, kv.Lease); err != nil {
+				return err
 			}
-			if err := str.lost(); err != nil {
-				h.out.begin(err)
+		case <-str.changed:
+			if err := h.streamChanged(str); err != nil {
+				return err
 			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// streamChanged looks anew over a stream that was opened again, as events may
+// have been missed, and tells that there is none.
+func (h *holding) streamChanged(str *streams) error {
+	if str.resumed() {
+		return errAgain
+	}
+	if err := str.lost(); err != nil {
+		h.out.begin(err)
+	}
+	return nil
+}
+
+// keepAlive starts the client's keep-alive; a reservation has nothing to renew.
+func (h *holding) keepAlive(ctx context.Context, cli *clientv3.Client, id clientv3.LeaseID) (
+	<-chan *clientv3.LeaseKeepAliveResponse, error,
+) {
+	if id == clientv3.NoLease {
+		h.life.stop()
+		return nil, nil
+	}
+	return cli.KeepAlive(ctx, id)
 }
 
 // read gives the key as it stands, and the revision of the store. If it is not

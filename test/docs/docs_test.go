@@ -23,7 +23,7 @@ func TestTheFlagsOnThePageAreThoseOfTheProgram(t *testing.T) {
 	page := section(t, read(t, "Documentation/configuration.md"), "The daemon")
 	var documented []string
 	for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \|`).FindAllStringSubmatch(page, -1) {
-		for _, flag := range regexp.MustCompile("`--([a-z0-9-]+)`").FindAllStringSubmatch(row[1], -1) {
+		for _, flag := range regexp.MustCompile("`--([a-z0-9_-]+)`").FindAllStringSubmatch(row[1], -1) {
 			documented = append(documented, flag[1])
 		}
 	}
@@ -57,7 +57,7 @@ func flags(t *testing.T) []string {
 		t.Fatalf("weftd --help: %v", err)
 	}
 	found := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^ +--([a-z0-9-]+)`).FindAllStringSubmatch(string(out), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^ +--([a-z0-9_-]+)`).FindAllStringSubmatch(string(out), -1) {
 		found[m[1]] = true
 	}
 	// The text above the list shows whole command lines.
