@@ -46,6 +46,14 @@ type Backend interface {
 	MTU(h Host) int
 }
 
+// PathUser is a Backend whose peers' entries depend on how the host reaches
+// them.
+type PathUser interface {
+	// UsesPaths tells whether Peer looks at Host.Facts.Paths, under its
+	// public addresses. If not, they need not be there.
+	UsesPaths(cfg subnet.Config) bool
+}
+
 // Warner is a Backend that can tell which of its options mean nothing to it.
 type Warner interface {
 	// Warnings gives clauses for the log, each naming its key.

@@ -9,7 +9,9 @@ package backendtest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -24,8 +26,9 @@ import (
 // Case is a host and its peers, all of them as Admit lets them through.
 type Case struct {
 	Name string
-	Host backend.Host // complete, with our lease
-	// Peers are distinct, and good. Three or more make the laws worth while.
+	Host backend.Host // complete, with our lease, and the paths to peers if they matter
+	// Peers are distinct, and good. Three or more make the laws worth while;
+	// a backend that has nothing to do for a peer has none.
 	Peers []subnet.Lease
 	Bad   []Bad
 }
@@ -246,7 +249,8 @@ func want(t *testing.T, b backend.Backend, h backend.Host, peers []subnet.Lease)
 }
 
 // pair is a want and a have of a case: seed 0 starts from nothing, the others
-// from a part of the peers with entries missing and spoilt.
+// from a part of the peers with entries missing and spoilt, and with other
+// paths to them.
 func pair(t *testing.T, b backend.Backend, c Case, seed uint64) (wanted, have dataplane.State) {
 	t.Helper()
 	if seed == 0 {
@@ -261,5 +265,29 @@ func pair(t *testing.T, b backend.Backend, c Case, seed uint64) (wanted, have da
 		}
 		return part
 	}
-	return want(t, b, c.Host, some()), spoilt(want(t, b, c.Host, some()), r)
+	before := rerouted(c.Host, r)
+	var there []subnet.Lease
+	for _, l := range some() {
+		if _, err := b.Peer(before, l); err == nil {
+			there = append(there, l)
+		}
+	}
+	return want(t, b, c.Host, some()), spoilt(want(t, b, before, there), r)
+}
+
+// rerouted is the host with some of its paths changed, the same ones for the
+// same r: to a router, or to the link itself.
+func rerouted(h backend.Host, r *rand.Rand) backend.Host {
+	h = cloneHost(h)
+	for _, to := range slices.SortedFunc(maps.Keys(h.Facts.Paths), netip.Addr.Compare) {
+		path := h.Facts.Paths[to]
+		if r.IntN(2) == 0 {
+			continue
+		}
+		if path.Via = to.Next(); h.Facts.Paths[to].Via.IsValid() {
+			path.Via, path.Link = netip.Addr{}, h.Uplink.Iface
+		}
+		h.Facts.Paths[to] = path
+	}
+	return h
 }

@@ -70,6 +70,12 @@ func mapHost(h backend.Host) backend.Host {
 		defaults[k] = v
 	}
 	h.Facts.Defaults = defaults
+	paths := map[netip.Addr]dataplane.Path{}
+	for to, path := range h.Facts.Paths {
+		path.Via, path.Src = map6(path.Via), map6(path.Src)
+		paths[map6(to)] = path
+	}
+	h.Facts.Paths = paths
 	h.Lease = mapLeases([]subnet.Lease{h.Lease})[0]
 	return h
 }

@@ -44,6 +44,7 @@ func cloneHost(h backend.Host) backend.Host {
 	h.Uplink.Local = slices.Clone(h.Uplink.Local)
 	h.Uplink.Public = slices.Clone(h.Uplink.Public)
 	h.Facts.Defaults = maps.Clone(h.Facts.Defaults)
+	h.Facts.Paths = maps.Clone(h.Facts.Paths)
 	h.Facts.Ifaces = maps.Clone(h.Facts.Ifaces)
 	for name, iface := range h.Facts.Ifaces {
 		iface.Addrs = slices.Clone(iface.Addrs)

@@ -113,7 +113,6 @@ type family struct {
 	maxVNI   int    // the largest whose name fits
 	overhead int    // bytes: outer IP 20 or 40, UDP 8, VXLAN 8, inner Ethernet 14
 	minMTU   int    // RFC 791, RFC 8200
-	metric   int    // of a route, unless given (kernel fact)
 	seed     int    // where in Host.Random its MAC begins
 	parity   byte   // last bit of a random MAC: it keeps the families' apart
 }
@@ -124,7 +123,7 @@ const width6 = 128
 func familyOf(a netip.Addr) family {
 	if a.BitLen() == width6 {
 		return family{
-			width: width6, prefix: "flannel-v6.", maxVNI: 9999, overhead: 70, minMTU: 1280, metric: 1024,
+			width: width6, prefix: "flannel-v6.", maxVNI: 9999, overhead: 70, minMTU: 1280,
 			seed: 6, parity: 1,
 		}
 	}

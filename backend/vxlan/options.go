@@ -15,6 +15,9 @@ type Options struct {
 	MTU      int  // of the underlay, before the overhead is deducted; 0: the uplink's
 	Learning bool // let the device learn where MACs are from what it receives
 	GBP      bool // group policy extension; a device that is there already keeps its own
+	// DirectRouting sends what is for a peer on the uplink's own link there
+	// without the tunnel.
+	DirectRouting bool
 }
 
 const (
@@ -34,7 +37,6 @@ func ParseOptions(raw json.RawMessage) (Options, []string, error) {
 	}
 	var warnings []string
 	for _, m := range values {
-		direct := false
 		switch strings.ToLower(m.key) {
 		case "type":
 		case "vni":
@@ -48,10 +50,7 @@ func ParseOptions(raw json.RawMessage) (Options, []string, error) {
 		case "gbp":
 			err = flag(m, &opts.GBP)
 		case "directrouting":
-			if err = flag(m, &direct); direct {
-				warnings = append(warnings,
-					"Backend.DirectRouting has no effect yet: every peer is reached through the tunnel")
-			}
+			err = flag(m, &opts.DirectRouting)
 		default:
 			warnings = append(warnings, fmt.Sprintf("Backend.%.40s means nothing to vxlan on Linux", m.key))
 		}

@@ -31,9 +31,9 @@ func TestParseOptions(t *testing.T) {
 		"null is like absent":    {`{"VNI":null,"Port":null,"GBP":null}`, standard, nil, ""},
 		"the last one wins":      {`{"VNI":7,"vni":42,"Vni":null}`, vxlan.Options{VNI: 42, Port: 8472}, nil, ""},
 		"direct routing off":     {`{"DirectRouting":false}`, standard, nil, ""},
-		"direct routing": {`{"DirectRouting":true}`, standard, []string{
-			"Backend.DirectRouting has no effect yet: every peer is reached through the tunnel",
-		}, ""},
+		"direct routing": {
+			`{"DirectRouting":true}`, vxlan.Options{VNI: 1, Port: 8472, DirectRouting: true}, nil, "",
+		},
 		"keys for Windows": {`{"Name":"x","MacPrefix":"0E-2A"}`, standard, []string{
 			"Backend.Name means nothing to vxlan on Linux",
 			"Backend.MacPrefix means nothing to vxlan on Linux",

@@ -5,6 +5,10 @@
 //
 //	route  10.42.2.0/24 via 10.42.2.0 onlink ─→ neigh  10.42.2.0 lladdr M ─→ fdb  M dst 192.168.77.2
 //
+// With DirectRouting, a peer on the uplink's own link has one entry instead:
+//
+//	route  10.42.2.0/24 via 192.168.77.2 dev eth0
+//
 // It owns the names, addresses and entries of both, the options of the
 // configuration's Backend object, and what a share says of a VTEP. It refuses
 // to keep anything: all of it is computed from the arguments.
@@ -21,13 +25,20 @@ import (
 	"github.com/weftnet/weft/subnet"
 )
 
-// Backend implements backend.Backend. It looks at Host.Facts only in Announce.
+// Backend implements backend.Backend. It looks at Host.Facts in Announce, and
+// with DirectRouting at their paths in Peer.
 type Backend struct{}
 
 // Warnings gives the options that mean nothing here; see ParseOptions.
 func (Backend) Warnings(cfg subnet.Config) []string {
 	_, warnings, _ := ParseOptions(cfg.BackendOptions) // an error is Base's to give
 	return warnings
+}
+
+// UsesPaths tells whether DirectRouting is on.
+func (Backend) UsesPaths(cfg subnet.Config) bool {
+	opts, _, err := ParseOptions(cfg.BackendOptions)
+	return err == nil && opts.DirectRouting
 }
 
 // New gives the backend; its options are those in Host.Config.
@@ -81,9 +92,10 @@ func (Backend) Base(h backend.Host) (dataplane.State, error) {
 	return s, nil
 }
 
-// Peer gives the three entries for each share of the lease. What is wrong with
-// the lease is a *backend.FieldError. It reads our lease's shares, not the
-// options, so that 10,000 peers cost no parsing of them.
+// Peer gives the three entries for each share of the lease, or the one direct
+// route. What is wrong with the lease is a *backend.FieldError. It reads our
+// lease's shares, not the options, so that 10,000 peers cost no parsing of them;
+// only for a peer that could be reached directly they are looked at.
 func (Backend) Peer(h backend.Host, l subnet.Lease) (dataplane.State, error) {
 	if len(l.Shares) == 0 {
 		return dataplane.State{}, &backend.FieldError{Field: "subnet", Reason: "is missing"}
@@ -95,15 +107,17 @@ func (Backend) Peer(h backend.Host, l subnet.Lease) (dataplane.State, error) {
 		Routes: make(map[dataplane.RouteKey]dataplane.Route, n),
 	}
 	for _, share := range l.Shares {
-		if err := addPeer(&s, h.Lease, share); err != nil {
+		if err := addPeer(&s, h, share); err != nil {
 			return dataplane.State{}, err
 		}
 	}
 	return s, nil
 }
 
-// addPeer adds the entries of one share.
-func addPeer(s *dataplane.State, lease subnet.Lease, share subnet.Share) error {
+// addPeer adds the entries of one share. One that is reached directly has to
+// have a good VTEP all the same: its path may change at any time.
+func addPeer(s *dataplane.State, h backend.Host, share subnet.Share) error {
+	lease := h.Lease
 	vtep, err := ParseVTEP(share.Data)
 	if err != nil {
 		return err
@@ -121,11 +135,15 @@ func addPeer(s *dataplane.State, lease subnet.Lease, share subnet.Share) error {
 	if err := refusal(share, vtep, own); err != nil {
 		return err
 	}
+	if h.Direct(share.Public) && (Backend{}).UsesPaths(h.Config) {
+		key, route := h.DirectRoute(share)
+		s.Routes[key] = route
+		return nil
+	}
 	dev := f.device(own.VNI)
 	s.FDB[dataplane.FDBKey{Link: dev, MAC: vtep.MAC}] = share.Public
 	s.Neighs[dataplane.NeighKey{Link: dev, IP: gateway}] = vtep.MAC
-	s.Routes[dataplane.RouteKey{Prefix: share.Subnet, Metric: f.metric}] =
-		dataplane.Route{Via: gateway, Link: dev, OnLink: true}
+	s.Routes[backend.RouteTo(share.Subnet)] = dataplane.Route{Via: gateway, Link: dev, OnLink: true}
 	return nil
 }
 

@@ -55,6 +55,19 @@ func host(options string, networks ...string) backend.Host {
 	return h
 }
 
+// reaching adds paths: by the gateway, or with none on the link of the uplink.
+func reaching(h backend.Host, paths map[string]string) backend.Host {
+	h.Facts.Paths = map[netip.Addr]dataplane.Path{}
+	for to, via := range paths {
+		path := dataplane.Path{Link: "eth0", MTU: mtu}
+		if via != "" {
+			path.Via = netip.MustParseAddr(via)
+		}
+		h.Facts.Paths[netip.MustParseAddr(to)] = path
+	}
+	return h
+}
+
 // lease is that of node n.
 func lease(n int, networks ...string) subnet.Lease {
 	l := subnet.Lease{ID: fmt.Sprintf("lease-%d", n), Backend: "vxlan", Created: int64(n), Revision: int64(n)}
@@ -131,6 +144,18 @@ func TestLaws(t *testing.T) {
 		backendtest.Case{Name: "IPv4", Host: host("", net4), Peers: peers(net4), Bad: bad},
 		backendtest.Case{Name: "IPv6", Host: host(`{"Type":"vxlan"}`, net6), Peers: peers(net6)},
 		backendtest.Case{
+			Name: "direct routing", Peers: peers(net4),
+			Host: reaching(host(`{"DirectRouting":true}`, net4), map[string]string{
+				"192.168.77.2": "", "192.168.77.3": "192.168.77.254", "192.168.78.44": "",
+			}),
+		},
+		backendtest.Case{
+			Name: "direct routing in dual stack", Peers: peers(net4, net6),
+			Host: reaching(host(`{"DirectRouting":true}`, net4, net6), map[string]string{
+				"192.168.77.2": "", "192.168.77.3": "", "fd77::3": "fe80::1", "fd77::12c": "",
+			}),
+		},
+		backendtest.Case{
 			Name: "dual stack", Host: host(`{"Type":"vxlan","Port":4789,"Learning":true}`, net4, net6),
 			Peers: append(peers(net4, net6), lease(4, net4), lease(5, net6)),
 			Bad:   []backendtest.Bad{{Name: "second share", Lease: secondBad, Field: "backend data"}},
@@ -147,6 +172,10 @@ func TestEntries(t *testing.T) {
 		"all options": host(`{"Type":"vxlan","VNI":1,"Port":4789,"MTU":1400,"Learning":true,"GBP":true}`,
 			net4, net6),
 		"MTU above that of the uplink": host(`{"MTU":9000}`, net4),
+		"direct routing": reaching(host(`{"DirectRouting":true}`, net4, net6),
+			map[string]string{"192.168.77.2": "", "fd77::2": ""}),
+		"direct routing with IPv6 behind a router": reaching(host(`{"DirectRouting":true}`, net4, net6),
+			map[string]string{"192.168.77.2": "", "fd77::2": "fe80::1"}),
 	}
 	for name, h := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -341,6 +370,34 @@ func TestHostErrors(t *testing.T) {
 			}
 			if d := cmp.Diff(c.want, err.Error()); d != "" {
 				t.Error(d)
+			}
+		})
+	}
+}
+
+// Which way a peer is reached, by what is known of its path.
+func TestDirectRouting(t *testing.T) {
+	eth1 := func(h backend.Host) backend.Host { h.Uplink.Iface = "eth1"; return h }
+	on, off := `{"Type":"vxlan","DirectRouting":true}`, `{"Type":"vxlan"}`
+	cases := map[string]struct {
+		host   backend.Host
+		direct bool
+	}{
+		"on the link":               {reaching(host(on, net4), map[string]string{"192.168.77.2": ""}), true},
+		"behind a router":           {reaching(host(on, net4), map[string]string{"192.168.77.2": "192.168.77.9"}), false},
+		"behind an IPv6 router":     {reaching(host(on, net4), map[string]string{"192.168.77.2": "fe80::1"}), false},
+		"on the link of another":    {eth1(reaching(host(on, net4), map[string]string{"192.168.77.2": ""})), false},
+		"not reachable":             {reaching(host(on, net4), nil), false},
+		"the path is known by luck": {reaching(host(off, net4), map[string]string{"192.168.77.2": ""}), false},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			s, err := vxlan.New().Peer(c.host, lease(2, net4))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if direct := s.Len() == 1; direct != c.direct {
+				t.Errorf("direct: %v, want %v:\n%s", direct, c.direct, entries(s))
 			}
 		})
 	}
