@@ -24,7 +24,7 @@ func New() Backend { return Backend{} }
 // Warnings names what the configuration has besides the type.
 func (Backend) Warnings(cfg subnet.Config) []string { return backend.NoOptions(cfg) }
 
-// UsesPaths: a peer must be on the link.
+// UsesPaths is true: a peer must be on the link.
 func (Backend) UsesPaths(subnet.Config) bool { return true }
 
 // Announce gives the public addresses, which is all that peers need.
@@ -56,7 +56,7 @@ func (Backend) Peer(h backend.Host, l subnet.Lease) (dataplane.State, error) {
 }
 
 func refusal(h backend.Host, share subnet.Share) error {
-	reason := ""
+	var reason string
 	switch path, known := h.Facts.Paths[share.Public]; {
 	case !share.Subnet.IsValid():
 		return &backend.FieldError{Field: "subnet", Reason: "is not valid"}
