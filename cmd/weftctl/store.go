@@ -11,7 +11,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -22,8 +21,9 @@ import (
 // storeFlags say where etcd is. Each takes its default from the environment, so
 // that weftd's environment file serves weftctl too.
 type storeFlags struct {
-	endpoints, prefix, ca, cert, key, user, password string
-	timeout                                          time.Duration
+	endpoints, prefix, ca, cert, key string
+	user, password, passwordFile     string
+	timeout                          time.Duration
 }
 
 func (f *storeFlags) register(flags *pflag.FlagSet) {
@@ -43,18 +43,28 @@ func (f *storeFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.key, "etcd-keyfile", def("ETCD_KEYFILE", ""), "`file` with its key")
 	flags.StringVar(&f.user, "etcd-username", def("ETCD_USERNAME", ""), "etcd user `name`")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to wait for etcd")
+	flags.StringVar(&f.passwordFile, "etcd-password-file", def("ETCD_PASSWORD_FILE", ""),
+		"`file` with its password on one line; without it, WEFTD_ETCD_PASSWORD counts")
 	f.password = def("ETCD_PASSWORD", "") // by the environment only: a command line is public
+}
+
+// options say where etcd is. A file with the password goes before the
+// environment's.
+func (f *storeFlags) options() etcd.Options {
+	o := etcd.Options{
+		Endpoints: strings.Split(f.endpoints, ","), Prefix: f.prefix,
+		CAFile: f.ca, CertFile: f.cert, KeyFile: f.key,
+		Username: f.user, Password: f.password, PasswordFile: f.passwordFile,
+	}
+	if o.PasswordFile != "" {
+		o.Password = ""
+	}
+	return o
 }
 
 // with opens the store for one command.
 func (f *storeFlags) with(ctx context.Context, do func(context.Context, *etcd.Store) error) error {
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	store, err := etcd.New(etcd.Options{
-		Endpoints: strings.Split(f.endpoints, ","), Prefix: f.prefix,
-		CAFile: f.ca, CertFile: f.cert, KeyFile: f.key,
-		Username: f.user, Password: f.password, Log: log,
-	})
+	store, err := etcd.New(f.options())
 	if err != nil {
 		return err
 	}

@@ -29,11 +29,23 @@ func parse(args, environ []string) (settings, *flag.FlagSet, error) {
 	}
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	err := errors.Join(s.fromEnviron(fs, environ, given), s.fromFile(fs, given), s.check())
+	tie(given)
+	errEnviron := s.fromEnviron(fs, environ, given)
+	tie(given)
+	err := errors.Join(errEnviron, s.fromFile(fs, given), s.check())
 	if err != nil {
 		return s, fs, &usageError{err}
 	}
 	return s, fs, nil
+}
+
+// tie makes the two ways to give the password one setting: who says one of them
+// goes before whoever comes later and says the other.
+func tie(given map[string]bool) {
+	const inline, file = "etcd-password", "etcd-password-file"
+	if given[inline] || given[file] {
+		given[inline], given[file] = true, true
+	}
 }
 
 // fromEnviron sets the flags that are not given, and notes them as given.
