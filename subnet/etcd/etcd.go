@@ -13,10 +13,8 @@ package etcd
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path"
 	"slices"
@@ -24,12 +22,12 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
+	"github.com/weftnet/weft/pkg/tlsfile"
 	"github.com/weftnet/weft/subnet"
 )
 
@@ -94,11 +92,8 @@ func New(o Options) (*Store, error) {
 	if err := checkEndpoints(o.Endpoints); err != nil {
 		return nil, err
 	}
-	secure, err := tlsConfig(o)
-	if err != nil {
-		return nil, err
-	}
 	if o.PasswordFile != "" {
+		var err error
 		if o.Password, err = readPassword(o); err != nil {
 			return nil, err
 		}
@@ -111,13 +106,12 @@ func New(o Options) (*Store, error) {
 	if s.log == nil {
 		s.log = quiet()
 	}
-	if secure != nil && strings.HasPrefix(o.Endpoints[0], "http://") {
-		s.log.WithField("endpoint", o.Endpoints[0]).
-			Warn("etcd certificates are given but the endpoint is http: the connection is not encrypted")
+	secure, err := s.transport(tlsfile.Files{CA: o.CAFile, Cert: o.CertFile, Key: o.KeyFile})
+	if err != nil {
+		return nil, err
 	}
 	s.config = clientv3.Config{
 		Endpoints: slices.Clone(o.Endpoints),
-		TLS:       secure,
 		Username:  o.Username,
 		Password:  o.Password,
 		// DialTimeout bounds the login, which New of clientv3 waits for.
@@ -127,6 +121,7 @@ func New(o Options) (*Store, error) {
 		DialKeepAliveTimeout: 10 * time.Second,
 		Logger:               zap.NewNop(), // one line for each try of each request; what matters we log ourselves
 		DialOptions: []grpc.DialOption{
+			grpc.WithTransportCredentials(secure), // in place of clientv3's, which reads a CA file only once
 			grpc.WithChainUnaryInterceptor(rememberCause),
 			grpc.WithChainStreamInterceptor(announceStream),
 			// gRPC's own would wait up to two minutes.
@@ -197,37 +192,6 @@ func (s *Store) endpoints() string    { return strings.Join(s.opts.Endpoints, ",
 func (s *Store) newView() *view       { return newView(s.configKey(), s.leasesKey()) }
 func (s *Store) key(id string) string { return s.leasesKey() + id }
 
-// checkEndpoints finds what the client would find out late, or never.
-func checkEndpoints(all []string) error {
-	if len(all) == 0 {
-		return errors.New("no etcd endpoint is given")
-	}
-	schemes := map[string]bool{}
-	for _, e := range all {
-		scheme, rest, ok := strings.Cut(e, "://")
-		if !ok {
-			scheme, rest = "", e
-		}
-		if strings.Contains(rest, "@") {
-			return errors.New("an etcd endpoint holds a user name or password: give them by their own options")
-		}
-		switch scheme {
-		case "", "http", "https":
-			if u, err := url.Parse("http://" + rest); err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
-				return fmt.Errorf("etcd endpoint %q is not of the form http://HOST:PORT or https://HOST:PORT", e)
-			}
-		case "unix", "unixs":
-		default:
-			return fmt.Errorf("etcd endpoint %q: %s is neither http nor https", e, scheme)
-		}
-		schemes[scheme] = true
-	}
-	if len(schemes) > 1 {
-		return fmt.Errorf("etcd endpoints %s: all must be http or all https", strings.Join(all, ", "))
-	}
-	return nil
-}
-
 // readPassword reads the password's file. No error says what is in it.
 func readPassword(o Options) (string, error) {
 	if o.Password != "" {
@@ -242,23 +206,4 @@ func readPassword(o Options) (string, error) {
 		return "", fmt.Errorf("read the etcd password: %s must hold it on one line", o.PasswordFile)
 	}
 	return password, nil
-}
-
-func tlsConfig(o Options) (*tls.Config, error) {
-	if (o.CertFile == "") != (o.KeyFile == "") {
-		return nil, errors.New("etcd client certificate and key go together, and one of them is missing")
-	}
-	if o.CertFile == "" && o.CAFile == "" {
-		return nil, nil
-	}
-	// transport reads the client certificate again with each handshake, so
-	// that a rotated one is taken up; it is at TLS 1.2 or later.
-	info := transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile, Logger: zap.NewNop()}
-	c, err := info.ClientConfig()
-	if err != nil {
-		files := slices.DeleteFunc([]string{o.CAFile, o.CertFile, o.KeyFile}, func(s string) bool { return s == "" })
-		return nil, fmt.Errorf("read etcd certificates (%s): %w", strings.Join(files, ", "), err)
-	}
-	c.MinVersion = tls.VersionTLS12
-	return c, nil
 }

@@ -2,16 +2,12 @@ package etcd
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/weftnet/weft/pkg/tlstest"
 	"github.com/weftnet/weft/subnet"
 )
 
@@ -52,47 +49,117 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// tlsProxy stands before the server with a certificate, and gives its
-// authority's file. gRPC speaks HTTP/2 by ALPN only.
-func tlsProxy(t *testing.T) (url, caFile string) {
+// guard stands before the server with a certificate, and asks for that of
+// clients if clients is not nil. gRPC speaks HTTP/2 by ALPN only.
+type guard struct {
+	*proxy
+	dir string
+
+	mu   sync.Mutex
+	seen string // common name of the last client
+}
+
+func startGuard(t *testing.T) *guard {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	return &guard{proxy: startProxy(t, endpoint), dir: t.TempDir()}
+}
+
+// identify gives the server a certificate by ca; it asks clients for one by
+// the same, if so told.
+func (g *guard) identify(t *testing.T, ca *tlstest.CA, clients bool) {
+	t.Helper()
+	cert, key := filepath.Join(g.dir, "server.pem"), filepath.Join(g.dir, "server.key")
+	ca.Issue(cert, key, tlstest.Cert{Name: "server"})
+	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		DNSNames: []string{"localhost"},
+	c := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12}
+	if clients {
+		raw, err := os.ReadFile(ca.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.ClientCAs, c.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+		c.ClientCAs.AppendCertsFromPEM(raw)
+		c.VerifyConnection = func(s tls.ConnectionState) error {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.seen = s.PeerCertificates[0].Subject.CommonName
+			return nil
+		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	caFile = filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := startProxy(t, endpoint)
-	p.secure(&tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		NextProtos:   []string{"h2"}, MinVersion: tls.VersionTLS12,
-	})
-	_, port, _ := strings.Cut(p.l.Addr().String(), ":")
-	return "https://localhost:" + port, caFile
+	g.secure(c)
+}
+
+func (g *guard) client() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.seen
+}
+
+func (g *guard) url() string {
+	_, port, _ := strings.Cut(g.l.Addr().String(), ":")
+	return "https://localhost:" + port
 }
 
 func TestTLSByAnAuthorityAlone(t *testing.T) {
-	url, ca := tlsProxy(t)
-	s := open(t, Options{Endpoints: []string{url}, CAFile: ca})
+	g := startGuard(t)
+	ca := tlstest.New(t, g.dir, "ca")
+	g.identify(t, ca, false)
+	s := open(t, Options{Endpoints: []string{g.url()}, CAFile: ca.File})
 	if _, err := s.Leases(short(t)); err != nil {
 		t.Errorf("with the authority: %v", err)
 	}
 	// The system's authorities don't know it.
-	s = open(t, Options{Endpoints: []string{url}})
+	s = open(t, Options{Endpoints: []string{g.url()}})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if _, err := s.Leases(ctx); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("without: want an error about the certificate, have %v", err)
+	}
+}
+
+// The authority, the server's certificate and ours are all replaced while a
+// watch runs: the next connection uses what the files hold then.
+func TestRenewedCertificatesAreUsed(t *testing.T) {
+	g, dir := startGuard(t), t.TempDir()
+	ca := tlstest.New(t, dir, "ca")
+	g.identify(t, ca, true)
+	o := Options{
+		Endpoints: []string{g.url()}, CAFile: ca.File,
+		CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem"),
+	}
+	ca.Issue(o.CertFile, o.KeyFile, tlstest.Cert{Name: "first"})
+	s, admin := open(t, o), raw(t, endpoint)
+	w := follow(t, s)
+	put(t, admin, s.key("10.42.1.0-24"), `{"PublicIP":"192.0.2.1"}`)
+	w.until("the first", hasIDs("10.42.1.0-24"))
+	if g.client() != "first" {
+		t.Errorf("the server saw %q", g.client())
+	}
+	g.set(true)
+	ca = tlstest.New(t, dir, "ca")
+	g.identify(t, ca, true)
+	ca.Issue(o.CertFile, o.KeyFile, tlstest.Cert{Name: "second"})
+	g.set(false)
+	put(t, admin, s.key("10.42.2.0-24"), `{"PublicIP":"192.0.2.2"}`)
+	w.until("the second", hasIDs("10.42.1.0-24", "10.42.2.0-24"))
+	if g.client() != "second" {
+		t.Errorf("the server saw %q", g.client())
+	}
+}
+
+func TestCertificatesBesideAnEndpointWithoutEncryption(t *testing.T) {
+	ca := tlstest.New(t, t.TempDir(), "ca")
+	for endpoint, warned := range map[string]bool{
+		"http://127.0.0.1:1": true, "https://127.0.0.1:1": false, "127.0.0.1:1": false,
+	} {
+		log, hook := logtest.NewNullLogger()
+		open(t, Options{Endpoints: []string{endpoint}, CAFile: ca.File, Log: log})
+		if have := len(hook.AllEntries()) == 1 && strings.Contains(hook.LastEntry().Message, "not encrypted"); have != warned {
+			t.Errorf("%s: want a warning: %v, have %v", endpoint, warned, hook.AllEntries())
+		}
 	}
 }
 
