@@ -120,7 +120,11 @@ func refused(field, format string, args ...any) Skipped {
 
 // check gives the shares of a lease that count, or why none does.
 func (a *admission) check(l *Lease) ([]Share, Skipped) {
-	if l.Backend != a.cfg.Backend {
+	switch l.Backend {
+	case a.cfg.Backend:
+	case "":
+		return nil, refused("backend type", "is missing: a subnet that is reserved and that no node has taken yet?")
+	default:
 		return nil, refused("backend type", "is %q, ours is %q", clip(l.Backend), a.cfg.Backend)
 	}
 	shares, refusal := a.relevant(l)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -88,6 +89,7 @@ type acquiring struct {
 	v *view
 
 	known   bool   // the view is what we last saw of the store
+	warned  bool   // of reservations that do not fit
 	patched bool   // it was brought up to date without what was deleted since
 	unsure  string // ID of a lease that may be ours: the answer was lost
 	grant   clientv3.LeaseID
@@ -123,7 +125,7 @@ func (a *acquiring) try(ctx context.Context) (subnet.Lease, error) {
 	if err := a.look(ctx, cli); err != nil {
 		return subnet.Lease{}, err
 	}
-	mine, ok := subnet.Mine(a.c, a.v.taken())
+	mine, ok := a.ours()
 	switch {
 	case !ok:
 		return a.create(ctx, cli, nil)
@@ -131,6 +133,45 @@ func (a *acquiring) try(ctx context.Context) (subnet.Lease, error) {
 		return a.create(ctx, cli, &mine)
 	}
 	return a.reclaim(ctx, cli, mine)
+}
+
+// ours finds the lease to go on with: what was ours, else a reservation for our
+// addresses. An operator made that, so the addresses are proof enough. One that
+// does not fit the configuration is left alone: it is not ours to delete.
+func (a *acquiring) ours() (subnet.Lease, bool) {
+	var unfit []string
+	usable := slices.DeleteFunc(a.v.taken(), func(l subnet.Lease) bool {
+		if !a.v.reserved[l.ID] || subnet.Compatible(a.c.Config, l) {
+			return false
+		}
+		if announcesOnly(l, a.c.Shares) {
+			unfit = append(unfit, l.ID)
+		}
+		return true
+	})
+	if l, ok := subnet.Mine(a.c, usable); ok {
+		return l, true
+	}
+	for _, l := range usable {
+		if a.v.reserved[l.ID] && announcesOnly(l, a.c.Shares) {
+			return l, true
+		}
+	}
+	if len(unfit) > 0 && !a.warned {
+		a.warned = true
+		a.s.log.WithField("reservations", strings.Join(unfit, ", ")).Warn("subnets are reserved for the address of " +
+			"this node, but do not fit the network configuration, and are not used; delete them or reserve others")
+	}
+	return subnet.Lease{}, false
+}
+
+// announcesOnly reports whether all addresses of a lease are among the claim's.
+func announcesOnly(l subnet.Lease, shares []subnet.Share) bool {
+	ours := func(s subnet.Share) bool {
+		same := func(own subnet.Share) bool { return own.Public == s.Public }
+		return s.Public.IsValid() && slices.ContainsFunc(shares, same)
+	}
+	return len(l.Shares) > 0 && !slices.ContainsFunc(l.Shares, func(s subnet.Share) bool { return !ours(s) })
 }
 
 // look brings the view up to date: all of it, or after a race what was created

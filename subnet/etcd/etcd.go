@@ -3,7 +3,8 @@
 // side by side.
 //
 //	PREFIX/config           the network configuration
-//	PREFIX/subnets/KEY      one lease, attached to an etcd lease of a day
+//	PREFIX/subnets/KEY      one lease, attached to an etcd lease of a day; a
+//	                        reservation has none, and stays until it is deleted
 //
 // It owns the wire form (codec.go), the watch that survives what happens to a
 // store, and the ways in which a lease is won, announced and kept. It refuses
@@ -39,7 +40,9 @@ const (
 // Options say where the store is and who we are to it.
 type Options struct {
 	Endpoints []string // URLs, all http or all https, or HOST:PORT
-	Prefix    string   // of all keys; empty: /coreos.com/network
+	// Prefix of all keys; empty: /coreos.com/network. Slashes are as in flannel:
+	// one at the end has no meaning, one at the beginning is part of the keys.
+	Prefix string
 	// CAFile alone makes TLS with that authority; CertFile and KeyFile, which
 	// go together, add a client certificate. All are PEM. An https endpoint
 	// without them trusts the system's authorities.
@@ -47,9 +50,9 @@ type Options struct {
 	Username, Password        string
 	PasswordFile              string        // holds the password on one line, in place of Password
 	TTL                       time.Duration // of a lease that we make, whole seconds; 0: 24 h
-	// RenewMargin is how much of its time our lease has left at the least, as
-	// long as etcd answers. Up to two thirds of it that is so by itself; a
-	// warning is logged whenever it is not so.
+	// RenewMargin is how much of its life our lease has left at the least, as
+	// long as etcd answers; a warning is logged when it has less. Up to two
+	// thirds of its life that is so by itself.
 	RenewMargin time.Duration
 	Log         logrus.FieldLogger
 }
@@ -82,7 +85,11 @@ func New(o Options) (*Store, error) {
 	if o.Prefix == "" {
 		o.Prefix = defaultPrefix
 	}
-	o.Prefix = path.Clean(o.Prefix)
+	given := o.Prefix
+	o.Prefix = path.Clean(given)
+	if o.Prefix == "." || strings.HasPrefix(o.Prefix, "..") {
+		return nil, fmt.Errorf("etcd prefix %q names no key; use one such as %s", given, defaultPrefix)
+	}
 	if o.TTL == 0 {
 		o.TTL = defaultTTL
 	}

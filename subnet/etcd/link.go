@@ -38,9 +38,7 @@ func (m mutex) unlock() { <-m }
 // pause waits before try n (from 0): up to twice as long each time, at most
 // longest, and at random so that the nodes of a cluster don't come as one.
 func pause(ctx context.Context, n int, first, longest time.Duration) error {
-	d := min(first<<min(n, 16), longest)
-	d = d/2 + rand.N(d)/2
-	t := time.NewTimer(d)
+	t := time.NewTimer(wait(n, first, longest))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -48,6 +46,11 @@ func pause(ctx context.Context, n int, first, longest time.Duration) error {
 	case <-t.C:
 		return nil
 	}
+}
+
+func wait(n int, first, longest time.Duration) time.Duration {
+	d := min(first<<min(n, 16), longest)
+	return d/2 + rand.N(d)/2
 }
 
 // hopeless is an error that waiting does not mend: a wrong password, a missing

@@ -69,6 +69,11 @@ func open(t *testing.T, o Options) *Store {
 	if o.Prefix == "" {
 		o.Prefix = prefixOf(t)
 	}
+	return mustNew(t, o)
+}
+
+func mustNew(t *testing.T, o Options) *Store {
+	t.Helper()
 	s, err := New(o)
 	if err != nil {
 		t.Fatal(err)

@@ -33,6 +33,7 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 		"no host":               {Options{Endpoints: []string{"http://:2379"}}, "http://:2379"},
 		"a key without a cert":  {Options{Endpoints: good, KeyFile: "k"}, "go together"},
 		"a CA that isn't there": {Options{Endpoints: good, CAFile: "/nowhere/ca.pem"}, "/nowhere/ca.pem"},
+		"a prefix of nothing":   {Options{Endpoints: good, Prefix: "./"}, `"./" names no key`},
 		"a TTL of nothing":      {Options{Endpoints: good, TTL: time.Millisecond}, "one second"},
 		"a secret in a URL":     {Options{Endpoints: []string{"http://u:sesame@a:1"}}, "own options"},
 	}
@@ -46,6 +47,44 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 				t.Errorf("the password is in the error: %v", err)
 			}
 		})
+	}
+}
+
+// The keys are those that flannel makes, by path.Join.
+func TestPrefixes(t *testing.T) {
+	for prefix, want := range map[string][2]string{
+		"":                      {"/coreos.com/network/config", "/coreos.com/network/subnets/10.42.1.0-24"},
+		"/coreos.com/network":   {"/coreos.com/network/config", "/coreos.com/network/subnets/10.42.1.0-24"},
+		"/coreos.com/network/":  {"/coreos.com/network/config", "/coreos.com/network/subnets/10.42.1.0-24"},
+		"coreos.com/network":    {"coreos.com/network/config", "coreos.com/network/subnets/10.42.1.0-24"},
+		"coreos.com//network//": {"coreos.com/network/config", "coreos.com/network/subnets/10.42.1.0-24"},
+		"/":                     {"/config", "/subnets/10.42.1.0-24"},
+		"blue":                  {"blue/config", "blue/subnets/10.42.1.0-24"},
+	} {
+		s := mustNew(t, Options{Endpoints: []string{"http://127.0.0.1:1"}, Prefix: prefix})
+		if have := [2]string{s.configKey(), s.key("10.42.1.0-24")}; have != want {
+			t.Errorf("prefix %q: want %q, have %q", prefix, want, have)
+		}
+		for _, key := range want {
+			if !strings.HasPrefix(key, s.rootKey()) {
+				t.Errorf("prefix %q: %s is not below %s, which is watched", prefix, key, s.rootKey())
+			}
+		}
+	}
+}
+
+func TestWhenALeaseIsRenewed(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, test := range map[string]struct{ ttl, margin, due, late time.Duration }{
+		"no margin":               {day, 0, 8 * time.Hour, day},
+		"flannel's default":       {day, time.Hour, 8 * time.Hour, 23 * time.Hour},
+		"a large one comes first": {day, 20 * time.Hour, 2 * time.Hour, 4 * time.Hour},
+		"longer than the lease":   {100 * time.Second, time.Hour, 5 * time.Second, 10 * time.Second},
+		"flannel's largest":       {day, 1439 * time.Minute, 30 * time.Second, time.Minute},
+	} {
+		if due, late := plan(test.ttl, test.margin); due != test.due || late != test.late {
+			t.Errorf("%s: want %s and %s, have %s and %s", name, test.due, test.late, due, late)
+		}
 	}
 }
 
@@ -157,7 +196,8 @@ func TestCertificatesBesideAnEndpointWithoutEncryption(t *testing.T) {
 	} {
 		log, hook := logtest.NewNullLogger()
 		open(t, Options{Endpoints: []string{endpoint}, CAFile: ca.File, Log: log})
-		if have := len(hook.AllEntries()) == 1 && strings.Contains(hook.LastEntry().Message, "not encrypted"); have != warned {
+		have := len(hook.AllEntries()) == 1 && strings.Contains(hook.LastEntry().Message, "not encrypted")
+		if have != warned {
 			t.Errorf("%s: want a warning: %v, have %v", endpoint, warned, hook.AllEntries())
 		}
 	}

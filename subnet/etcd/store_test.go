@@ -182,29 +182,6 @@ func TestLeaseIsAttachedAndKeepsItsEtcdLease(t *testing.T) {
 	}
 }
 
-func TestReservationStaysWithoutEtcdLease(t *testing.T) {
-	s, admin := open(t, Options{}), raw(t, endpoint)
-	put(t, admin, s.key("10.42.9.0-24"), `{"PublicIP":"192.168.0.2"}`)
-	c := claim(t, config4, 1)
-	c.Previous = []netip.Prefix{prefix("10.42.9.0/24")}
-	l := mustAcquire(t, s, c)
-	if l.ID != "10.42.9.0-24" {
-		t.Fatalf("have %s", l.ID)
-	}
-	resp, err := admin.Get(short(t), s.key(l.ID))
-	if err != nil || resp.Kvs[0].Lease != 0 {
-		t.Errorf("it got etcd lease %x (%v)", resp.Kvs[0].Lease, err)
-	}
-	held := make(chan error, 1)
-	go func() { held <- s.Hold(t.Context(), l) }()
-	if _, err := admin.Delete(short(t), s.key(l.ID)); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-held; !errors.Is(err, subnet.ErrLeaseLost) {
-		t.Errorf("have %v", err)
-	}
-}
-
 func TestMalformedLeaseBlocksItsSubnetOnly(t *testing.T) {
 	s, admin := open(t, Options{}), raw(t, endpoint)
 	// Two subnets; the value of the first can't be read.

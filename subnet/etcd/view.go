@@ -26,6 +26,7 @@ type view struct {
 	leases    []subnet.Lease    // by Created, then ID
 	created   map[string]int64  // ID → Created, to find a lease in leases
 	malformed map[string]broken // by ID, or by the configuration's key
+	reserved  map[string]bool   // IDs whose key is on no etcd lease
 	// lent: a snapshot holds leases, which must be copied before a change.
 	lent bool
 }
@@ -39,7 +40,7 @@ type broken struct {
 func newView(configKey, leasesKey string) *view {
 	return &view{
 		configKey: configKey, leasesKey: leasesKey,
-		created: map[string]int64{}, malformed: map[string]broken{},
+		created: map[string]int64{}, malformed: map[string]broken{}, reserved: map[string]bool{},
 	}
 }
 
@@ -82,6 +83,10 @@ func (v *view) put(kv *mvccpb.KeyValue) (changed bool) {
 	if !ok {
 		return false
 	}
+	delete(v.reserved, id)
+	if kv.Lease == 0 {
+		v.reserved[id] = true
+	}
 	l, err := decodeLease(id, kv.Value)
 	if err != nil {
 		v.drop(id)
@@ -115,6 +120,7 @@ func (v *view) remove(key string) (changed bool) {
 		return false
 	}
 	delete(v.malformed, id)
+	delete(v.reserved, id)
 	v.drop(id)
 	return true
 }

@@ -45,7 +45,10 @@ func libraries() []library {
 		},
 		{[]string{"github.com/spf13/"}, []string{"cmd/..."}, "flags are parsed in cmd"},
 		{[]string{"github.com/coreos/go-systemd/"}, []string{"network", "cmd/..."}, "only the daemon talks to systemd"},
-		{[]string{"testing", "github.com/google/go-cmp/"}, append(kits(), "pkg/netnstest"), "test code doesn't ship"},
+		{
+			[]string{"testing", "github.com/google/go-cmp/"},
+			append(kits(), "pkg/netnstest", "pkg/tlstest"), "test code doesn't ship",
+		},
 	}
 }
 
