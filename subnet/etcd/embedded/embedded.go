@@ -1,25 +1,23 @@
 // Package embedded runs an etcd inside of the daemon, so that a cluster needs
-// no other software: a single member, one data directory, on loopback and on
-// what else it is told to listen on.
+// no other software: a single member, or one of a fixed set that survives the
+// loss of a minority.
 //
-// It owns how that member is set up, kept small and ended. It refuses to be
-// more than one member: a cluster that must survive the loss of a node runs an
-// etcd of its own, and loses nothing by it.
+// It owns how a member is set up, kept small and ended. It refuses to change
+// who is a member: that is for etcdctl, or for an etcd of one's own.
 package embedded
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -28,6 +26,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+
+	"github.com/weftnet/weft/pkg/tlsfile"
 )
 
 const (
@@ -38,9 +38,10 @@ const (
 	// versions that an hour keeps: 10,000 nodes stay below 50 MiB.
 	quota = 512 << 20
 	// One member has nobody to wait for: the shortest election that etcd
-	// allows at its default heartbeat of 100 ms.
-	electionMs    = 500
+	// allows at its default heartbeat of 100 ms. Several keep etcd's default.
+	electionAlone = 500 // ms
 	progressEvery = 5 * time.Second
+	giveUpAfter   = 30 * time.Second // a start that was cancelled
 )
 
 // The phases of a server.
@@ -53,15 +54,32 @@ const (
 // Options say where the server keeps its data and who may reach it.
 type Options struct {
 	Dir string // data directory; made with mode 0700
-	// Listen is a list, parted by commas, of ADDRESS:PORT for clients. Loopback
-	// is added, with the port of the first, unless it is covered already.
-	// Empty: 127.0.0.1:2379. Port 0: any that is free.
+	// Listen is a list, parted by commas, of ADDRESS:PORT for clients, or of such
+	// URLs. Without TLS loopback is added, with the port of the first, unless it
+	// is covered already. Empty: 127.0.0.1:2379. Port 0: any that is free.
 	Listen string
 	Name   string // of the member; empty: weft
-	// AllowPlaintext permits addresses that other hosts can reach. There is
-	// neither encryption nor a password: who reaches it, rules the network.
+	// Peers is the list NAME=URL,… of all members, this one among them; the same
+	// for each. Empty: there is no other. The URL of this one has an address, at
+	// which it listens for the others. It matters when a data directory is new.
+	Peers string
+	// CertFile and KeyFile, which go together, make TLS, for clients and, where
+	// their URLs say so, between members. With CAFile, clients must show a
+	// certificate by that authority; members always must. The one certificate is
+	// then for all three roles. All are PEM, and read anew for each connection,
+	// except for CAFile.
+	CertFile, KeyFile, CAFile string
+	// AllowPlaintext permits addresses that other hosts can reach without TLS.
+	// There is neither encryption nor a password: who reaches it, rules the
+	// network.
 	AllowPlaintext bool
 	Log            logrus.FieldLogger
+}
+
+func (o Options) secure() bool { return o.CertFile != "" }
+
+func (o Options) files() tlsfile.Files {
+	return tlsfile.Files{CA: o.CAFile, Cert: o.CertFile, Key: o.KeyFile}
 }
 
 // Server is a running etcd.
@@ -73,17 +91,19 @@ type Server struct {
 	failed   chan error
 	done     chan struct{} // closed when failed has no writer any more
 	phase    *atomic.Int32
+	waiting  sync.WaitGroup
 }
 
-// Start runs a server and waits until it answers. The error names the
-// directory or the address, and what to do.
+// Start runs a server. A single member answers when it returns; one of several
+// may wait for the others for as long as it takes, and its clients with it. The
+// error names the directory, the file or the address, and what to do.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Log == nil {
 		l := logrus.New()
 		l.SetOutput(io.Discard)
 		o.Log = l
 	}
-	addrs, err := listenAddrs(o.Listen, o.AllowPlaintext)
+	m, err := plan(o)
 	if err != nil {
 		return nil, err
 	}
@@ -94,15 +114,27 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	phase := new(atomic.Int32)
 	stop := &fatal{phase: phase, news: make(chan string, 1)}
 	lg := zap.New(newBridge(o.Log, phase), zap.WithFatalHook(stop), zap.WithPanicHook(stop))
-	e, err := launch(ctx, config(o, addrs, lg), stop)
+	e, err := launch(ctx, stop, func() (*embed.Etcd, error) {
+		if len(m.peers) <= 1 {
+			if err := removeUnborn(o.Dir, lg); err != nil {
+				return nil, err
+			}
+		}
+		return embed.StartEtcd(m.config(o, lg))
+	})
 	if err != nil {
-		return nil, errors.Join(explain(err, o.Dir, addrs), lock.Close())
+		return nil, errors.Join(explain(err, o.Dir, m), lock.Close())
 	}
 	s := &Server{
-		etcd: e, lock: lock, log: o.Log, endpoint: loopbackEndpoint(e.Clients), phase: phase,
+		etcd: e, lock: lock, log: o.Log, endpoint: endpointOf(e.Clients, o.secure()), phase: phase,
 		failed: make(chan error, 1), done: make(chan struct{}),
 	}
 	go s.listenForFailure()
+	if len(m.peers) > 1 {
+		phase.Store(running)
+		s.waiting.Go(func() { s.tellReady(o.Dir) })
+		return s, nil
+	}
 	if err := s.waitReady(ctx, o.Dir); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -123,9 +155,21 @@ func (s *Server) Close() error {
 		<-s.done
 		return nil
 	}
-	s.etcd.Close()
+	closeEtcd(s.etcd)
 	<-s.done
+	s.waiting.Wait()
 	return s.lock.Close()
+}
+
+// closeEtcd ends a server whatever it is doing. One that is not ready has to be
+// stopped first: Close would wait for it to serve.
+func closeEtcd(e *embed.Etcd) {
+	select {
+	case <-e.Server.ReadyNotify():
+	default:
+		e.Server.HardStop()
+	}
+	e.Close()
 }
 
 func (s *Server) listenForFailure() {
@@ -162,6 +206,24 @@ func (s *Server) waitReady(ctx context.Context, dir string) error {
 	}
 }
 
+// tellReady logs what a member of several waits for.
+func (s *Server) tellReady(dir string) {
+	log := s.log.WithField("dir", dir)
+	late := time.NewTimer(progressEvery)
+	defer late.Stop()
+	for {
+		select {
+		case <-s.etcd.Server.ReadyNotify():
+			log.Info("the embedded etcd is ready")
+			return
+		case <-s.etcd.Server.StoppingNotify():
+			return
+		case <-late.C:
+			log.Warn("the embedded etcd waits for a majority of its members")
+		}
+	}
+}
+
 // takeDir makes the data directory and locks it: etcd itself would wait
 // without end for a database that another process has open.
 func takeDir(dir string) (*fileutil.LockedFile, error) {
@@ -182,37 +244,9 @@ func takeDir(dir string) (*fileutil.LockedFile, error) {
 	return lock, nil
 }
 
-func config(o Options, addrs []netip.AddrPort, lg *zap.Logger) *embed.Config {
-	c := embed.NewConfig()
-	c.Dir, c.Name = o.Dir, o.Name
-	if c.Name == "" {
-		c.Name = defaultName
-	}
-	c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil
-	for _, a := range addrs {
-		c.ListenClientUrls = append(c.ListenClientUrls, url.URL{Scheme: "http", Host: a.String()})
-		c.AdvertiseClientUrls = append(c.AdvertiseClientUrls, url.URL{Scheme: "http", Host: reachable(a).String()})
-	}
-	// There are no peers, so nothing listens for them. The URL only goes into
-	// the member's identity.
-	c.ListenPeerUrls = nil
-	c.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:2380"}}
-	c.InitialCluster = c.InitialClusterFromName(c.Name)
-	// The cluster's id is made of the member's URL and this token, of which
-	// only a first start takes notice: a new one each time, so that clients
-	// see a data directory that was begun anew for what it is.
-	c.InitialClusterToken = rand.Text()
-	c.ElectionMs = electionMs
-	c.QuotaBackendBytes = quota
-	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
-	c.EnableGRPCGateway = false
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(lg)
-	return c
-}
-
 // launch starts etcd. When it meets damaged data its goroutine may never end,
 // nor its listeners close: the process is expected to.
-func launch(ctx context.Context, c *embed.Config, stop *fatal) (*embed.Etcd, error) {
+func launch(ctx context.Context, stop *fatal, do func() (*embed.Etcd, error)) (*embed.Etcd, error) {
 	type result struct {
 		e   *embed.Etcd
 		err error
@@ -224,7 +258,7 @@ func launch(ctx context.Context, c *embed.Config, stop *fatal) (*embed.Etcd, err
 				started <- result{err: &damaged{fmt.Sprint(r)}}
 			}
 		}()
-		e, err := embed.StartEtcd(c)
+		e, err := do()
 		started <- result{e, err}
 	}()
 	select {
@@ -233,13 +267,20 @@ func launch(ctx context.Context, c *embed.Config, stop *fatal) (*embed.Etcd, err
 	case what := <-stop.news:
 		return nil, &damaged{what}
 	case <-ctx.Done():
-		go func() {
-			if r := <-started; r.err == nil {
-				r.e.Close()
-			}
-		}()
-		return nil, ctx.Err()
 	}
+	// Nothing shall stay behind, and it ends by itself: asking dead members
+	// takes longest.
+	late := time.NewTimer(giveUpAfter)
+	defer late.Stop()
+	select {
+	case r := <-started:
+		if r.err == nil {
+			closeEtcd(r.e)
+		}
+	case <-stop.news:
+	case <-late.C:
+	}
+	return nil, ctx.Err()
 }
 
 // damaged is what etcd said when it could not go on with its data.
@@ -248,7 +289,7 @@ type damaged struct{ what string }
 func (d *damaged) Error() string { return d.what }
 
 // explain names what failed, and the next step.
-func explain(err error, dir string, addrs []netip.AddrPort) error {
+func explain(err error, dir string, m member) error {
 	var op *net.OpError
 	var d *damaged
 	switch {
@@ -261,8 +302,12 @@ func explain(err error, dir string, addrs []netip.AddrPort) error {
 	case errors.As(err, &d):
 		return fmt.Errorf("the data of the embedded etcd in %s can't be used (%w); restore the directory from a "+
 			"backup, or move it away to begin anew: nodes that run take their leases again", dir, err)
+	case strings.Contains(err.Error(), "already been bootstrapped"): // etcd has no error value for it
+		return fmt.Errorf("embedded etcd in %s: the other members know %s as one that has data, and the directory has "+
+			"none: %w; give it back its directory, or have an etcd of your own take its place (etcdctl member remove, "+
+			"etcdctl member add)", dir, m.name, err)
 	}
-	return fmt.Errorf("start embedded etcd in %s on %s: %w", dir, join(addrs), err)
+	return fmt.Errorf("start embedded etcd in %s on %s: %w", dir, join(m.clients), err)
 }
 
 func join(addrs []netip.AddrPort) string {

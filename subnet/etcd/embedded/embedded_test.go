@@ -15,6 +15,8 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/weftnet/weft/pkg/tlstest"
 )
 
 func start(t *testing.T, o Options) (*Server, error) {
@@ -109,6 +111,9 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	ca := tlstest.New(t, t.TempDir(), "ca")
+	cert, key := ca.File+".cert", ca.File+".key"
+	ca.Issue(cert, key, tlstest.Cert{})
 	tests := map[string]struct {
 		o    Options
 		want []string
@@ -128,6 +133,38 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 		"no port": {
 			Options{Dir: t.TempDir(), Listen: "127.0.0.1"},
 			[]string{`"127.0.0.1"`, "ADDRESS:PORT"},
+		},
+		"https without a certificate": {
+			Options{Dir: t.TempDir(), Listen: "https://127.0.0.1:0"},
+			[]string{"https://127.0.0.1:0", "--embedded-etcd-certfile"},
+		},
+		"http with a certificate": {
+			Options{Dir: t.TempDir(), Listen: "http://127.0.0.1:0", CertFile: cert, KeyFile: key},
+			[]string{"http://127.0.0.1:0", "https://127.0.0.1:0"},
+		},
+		"a certificate without a key": {Options{Dir: t.TempDir(), CertFile: cert}, []string{cert, "go together"}},
+		"a key that is not there": {
+			Options{Dir: t.TempDir(), CertFile: cert, KeyFile: "/nowhere/key"}, []string{"/nowhere/key", "check the path"},
+		},
+		"an authority alone":      {Options{Dir: t.TempDir(), CAFile: ca.File}, []string{"alone", "--embedded-etcd-certfile"}},
+		"members without a name":  {Options{Dir: t.TempDir(), Peers: "http://127.0.0.1:1"}, []string{"NAME=http", "http://127.0.0.1:1"}},
+		"members without a port":  {Options{Dir: t.TempDir(), Peers: "weft=http://127.0.0.1"}, []string{"ADDRESS:PORT"}},
+		"one member twice":        {Options{Dir: t.TempDir(), Peers: "weft=http://127.0.0.1:1,weft=http://127.0.0.1:2"}, []string{"twice"}},
+		"one member's URL twice":  {Options{Dir: t.TempDir(), Peers: "weft=http://127.0.0.1:1,b=http://127.0.0.1:1"}, []string{"twice"}},
+		"http and https":          {Options{Dir: t.TempDir(), Peers: "weft=http://127.0.0.1:1,b=https://127.0.0.1:2"}, []string{"all https"}},
+		"not one of the members":  {Options{Dir: t.TempDir(), Peers: "a=http://127.0.0.1:1"}, []string{`"weft"`, "--embedded-etcd-name"}},
+		"our own member by name":  {Options{Dir: t.TempDir(), Peers: "weft=http://localhost:1"}, []string{"http://localhost:1", "address of this host"}},
+		"plaintext between hosts": {Options{Dir: t.TempDir(), Peers: "weft=http://192.0.2.1:1"}, []string{"http://192.0.2.1:1", "--embedded-etcd-insecure"}},
+		"members without an authority": {
+			Options{Dir: t.TempDir(), CertFile: cert, KeyFile: key, Peers: "weft=https://192.0.2.1:1"},
+			[]string{"--embedded-etcd-cafile", "https://192.0.2.1:1"},
+		},
+		"not an address of this host for members": {
+			Options{
+				Dir: t.TempDir(), Listen: "127.0.0.1:0", AllowPlaintext: true,
+				Peers: "weft=http://192.0.2.1:2380,b=http://192.0.2.2:2380",
+			},
+			[]string{"192.0.2.1:2380", "not an address of this host"},
 		},
 		"no directory":              {Options{}, []string{"no data directory"}},
 		"a file instead":            {Options{Dir: file}, []string{file, "choose one that can be written"}},
@@ -188,7 +225,7 @@ func TestListenAddrs(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			have, err := listenAddrs(test.list, true)
+			have, err := listenAddrs(test.list, false, true)
 			if err != nil {
 				t.Fatal(err)
 			}

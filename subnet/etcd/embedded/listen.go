@@ -8,32 +8,56 @@ import (
 	"strings"
 )
 
-// listenAddrs reads the list of addresses, with loopback among them.
-func listenAddrs(list string, allowPlaintext bool) ([]netip.AddrPort, error) {
+// listenAddrs reads the list of addresses. Without TLS loopback is among them;
+// with it, the certificate would have to be for loopback, too.
+func listenAddrs(list string, secure, allowPlaintext bool) ([]netip.AddrPort, error) {
 	if list == "" {
 		list = defaultListen
 	}
 	var out []netip.AddrPort
 	for _, text := range strings.Split(list, ",") {
-		text = strings.TrimPrefix(strings.TrimSpace(text), "http://")
-		a, err := netip.ParseAddrPort(text)
+		a, err := listenAddr(strings.TrimSpace(text), secure)
 		if err != nil {
-			return nil, fmt.Errorf("embedded etcd can't listen on %q: want ADDRESS:PORT, such as %s or [::1]:2379",
-				text, defaultListen)
+			return nil, err
 		}
-		if !a.Addr().IsLoopback() && !allowPlaintext {
+		if elsewhere(a) && !secure && !allowPlaintext {
 			return nil, fmt.Errorf("embedded etcd would listen on %s without encryption and without a password; "+
-				"if only the nodes of this cluster can reach that address, allow it by --embedded-etcd-insecure", a)
+				"give it a certificate by --embedded-etcd-certfile, or, if only the nodes of this cluster can reach "+
+				"that address, allow it by --embedded-etcd-insecure", a)
 		}
 		if !slices.Contains(out, a) {
 			out = append(out, a)
 		}
 	}
-	if !slices.ContainsFunc(out, coversLoopback) {
+	if !secure && !slices.ContainsFunc(out, coversLoopback) {
 		out = append(out, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), out[0].Port()))
 	}
 	return out, nil
 }
+
+// listenAddr reads ADDRESS:PORT, or a URL of it with the right scheme.
+func listenAddr(text string, secure bool) (netip.AddrPort, error) {
+	scheme, rest, found := strings.Cut(text, "://")
+	switch {
+	case !found:
+		rest = text
+	case scheme == "https" && !secure:
+		return netip.AddrPort{}, fmt.Errorf("embedded etcd can't listen on %q without a certificate: "+
+			"give --embedded-etcd-certfile and --embedded-etcd-keyfile", text)
+	case scheme == "http" && secure:
+		return netip.AddrPort{}, fmt.Errorf("embedded etcd has a certificate, but %q is without encryption: "+
+			"write https://%s", text, rest)
+	}
+	a, err := netip.ParseAddrPort(rest)
+	if err != nil || found && scheme != "http" && scheme != "https" {
+		return netip.AddrPort{}, fmt.Errorf("embedded etcd can't listen on %q: want ADDRESS:PORT, such as %s or [::1]:2379",
+			text, defaultListen)
+	}
+	return a, nil
+}
+
+// elsewhere reports whether other hosts can reach what listens on a.
+func elsewhere(a netip.AddrPort) bool { return !a.Addr().IsLoopback() }
 
 func coversLoopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() || a.Addr().IsUnspecified() }
 
@@ -48,13 +72,22 @@ func reachable(a netip.AddrPort) netip.AddrPort {
 	return a
 }
 
-// loopbackEndpoint is the URL of the first listener that loopback reaches.
-func loopbackEndpoint(all []net.Listener) string {
+// endpointOf is a URL at which this host reaches one of the listeners: by
+// loopback, if one can be reached so.
+func endpointOf(all []net.Listener, secure bool) string {
+	scheme := "http://"
+	if secure {
+		scheme = "https://"
+	}
+	out := ""
 	for _, l := range all {
 		a, err := netip.ParseAddrPort(l.Addr().String())
-		if err == nil && coversLoopback(a) {
-			return "http://" + reachable(a).String()
+		if err != nil {
+			continue
+		}
+		if out == "" || coversLoopback(a) {
+			out = scheme + reachable(a).String()
 		}
 	}
-	return ""
+	return out
 }
