@@ -167,10 +167,13 @@ func TestUplinkFlags(t *testing.T) {
 			if d := cmp.Diff(want, []string{parent, local, s.Node.Public[0]}); d != "" {
 				t.Errorf("parent, local, public (-want +have):\n%s", d)
 			}
-			value := c.etcdctl("get", "--print-value-only", "/coreos.com/network/subnets/"+lease)
-			if !strings.HasPrefix(value, fmt.Sprintf(`{"PublicIP":%q,`, step.public)) {
-				t.Errorf("the lease announces %s, want %s", value, step.public)
-			}
+			eventually(t, 10*time.Second, func() error { // it is ready by what it saved, before the store is told
+				value := c.etcdctl("get", "--print-value-only", "/coreos.com/network/subnets/"+lease)
+				if !strings.HasPrefix(value, fmt.Sprintf(`{"PublicIP":%q,`, step.public)) {
+					return fmt.Errorf("the lease announces %s, want %s", value, step.public)
+				}
+				return nil
+			})
 			eventually(t, 10*time.Second, func() error { return sendsTo(c.Nodes[0], step.public) })
 			d.stop()
 		})
