@@ -1,8 +1,9 @@
 package network
 
 import (
+	"context"
 	"errors"
-	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -42,6 +43,7 @@ type pieces struct {
 
 type piece struct {
 	revision int64
+	paths    [2]dataplane.Route // to the peer, if the backend uses paths
 	state    *dataplane.State
 	err      error
 }
@@ -81,15 +83,19 @@ func sameHost(a, b backend.Host) bool {
 }
 
 // forPeers gives the fragments of the admitted peers, seniors first, and those
-// that the backend can't make anything of.
-func (p *pieces) forPeers(b backend.Backend, admitted []subnet.Lease) ([]layers.Fragment, []subnet.Skipped) {
+// that the backend can't make anything of. Of the facts only paths count.
+func (p *pieces) forPeers(
+	b backend.Backend, facts dataplane.Facts, admitted []subnet.Lease,
+) ([]layers.Fragment, []subnet.Skipped) {
+	p.host.Facts = facts
 	out := make([]layers.Fragment, 0, len(admitted))
 	var bad []subnet.Skipped
 	now := make(map[string]piece, len(admitted))
 	for _, l := range admitted {
 		got, ok := p.peers[l.ID]
-		if !ok || got.revision != l.Revision {
-			got = piece{revision: l.Revision}
+		paths := pathsTo(facts, l)
+		if !ok || got.revision != l.Revision || got.paths != paths {
+			got = piece{revision: l.Revision, paths: paths}
 			var state dataplane.State
 			if state, got.err = b.Peer(p.host, l); got.err == nil {
 				got.state = &state
@@ -124,7 +130,7 @@ func peerName(l subnet.Lease) string {
 
 // domainOf is what is ours on this host.
 func domainOf(h backend.Host, base *dataplane.State, retired map[string]dataplane.Link) dataplane.Domain {
-	d := dataplane.Domain{Links: map[string]dataplane.Link{}, Tables: []string{ourTable}}
+	d := dataplane.Domain{Links: map[string]dataplane.Link{}, Uplink: h.Uplink.Iface, Tables: []string{ourTable}}
 	for name, l := range base.Links {
 		d.Links[name] = dataplane.Link{VNI: l.VNI, Port: l.Port, Local: l.Local}
 	}
@@ -138,7 +144,7 @@ func domainOf(h backend.Host, base *dataplane.State, retired map[string]dataplan
 }
 
 // apply turns what is known into layers. It needs a lease of ours.
-func (n *Node) apply() {
+func (n *Node) apply(ctx context.Context) {
 	h := n.host()
 	if h.Lease.ID == "" || h.Uplink.Iface == "" || !subnet.Compatible(h.Config, h.Lease) {
 		return
@@ -157,7 +163,12 @@ func (n *Node) apply() {
 		return
 	}
 	ok, no := n.admit.Admit(h.Config, h.Lease, n.view.believed.Leases)
-	peers, bad := n.pieces.forPeers(b, ok)
+	facts, err := n.pathsOf(ctx, b, h.Config, ok)
+	if err != nil {
+		n.waitFor("host", err)
+		return
+	}
+	peers, bad := n.pieces.forPeers(b, facts, ok)
 	no = append(no, bad...)
 	if anew {
 		n.refusedBase(n.loop.Set(layerBase, n.pieces.base))
@@ -181,8 +192,7 @@ func (n *Node) apply() {
 func (n *Node) backend(cfg subnet.Config) (backend.Backend, error) {
 	b, ok := n.opts.Backends[cfg.Backend]
 	if !ok {
-		return nil, fmt.Errorf("the network configuration asks for backend %q, which this weftd does not have; use \"vxlan\"",
-			cfg.Backend)
+		return nil, refusedBackend(cfg.Backend, slices.Sorted(maps.Keys(n.opts.Backends)))
 	}
 	return b, nil
 }

@@ -53,6 +53,20 @@ func TestSavedStateComesBack(t *testing.T) {
 	}
 }
 
+// A backend that says nothing to its peers still does after a restart.
+func TestSavedSilenceIsSilence(t *testing.T) {
+	f := files{dir: filepath.Join(t.TempDir(), "state")}
+	silent := someLease
+	silent.Shares = []subnet.Share{{Subnet: someLease.Shares[0].Subnet, Public: someLease.Shares[0].Public}}
+	if err := f.saveLease(silent); err != nil {
+		t.Fatal(err)
+	}
+	lease, _, err := f.load()
+	if d := cmp.Diff(silent, lease, comparePrefixes); d != "" || err != nil {
+		t.Errorf("%v (-want +have)\n%s", err, d)
+	}
+}
+
 func TestNothingSavedIsNoError(t *testing.T) {
 	lease, snapshot, err := files{dir: t.TempDir()}.load()
 	if err != nil || lease.ID != "" || len(snapshot.Leases) != 0 {

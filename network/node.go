@@ -13,7 +13,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"reflect"
@@ -80,6 +80,7 @@ type view struct {
 	kept      int       // leases that are kept against its word
 	confirmed bool      // the store itself has spoken since we started
 	facts     dataplane.Facts
+	asked     []netip.Addr // peers whose paths are in facts, if the backend uses paths; sorted
 	uplink    backend.Uplink
 	lease     subnet.Lease // ours; zero while there is none
 	claimed   subnet.Claim // what the lease keeper was told last
@@ -169,7 +170,7 @@ func (n *Node) steer(ctx context.Context, snapshots <-chan subnet.Snapshot,
 		n.refreshFacts(ctx)
 		if n.view.changed {
 			n.view.changed = false
-			n.apply()
+			n.apply(ctx)
 		}
 		n.judgeReadiness()
 		saver.maybeSave()
@@ -271,9 +272,9 @@ func (n *Node) refreshFacts(ctx context.Context) {
 	if !n.takeFactsDue() && n.view.uplink.Iface != "" {
 		return
 	}
-	facts, err := n.loop.Facts(ctx, n.opts.Wish.Paths()...)
+	facts, err := n.readFacts(ctx)
 	if err != nil {
-		n.waitFor("host", fmt.Errorf("read the host: %w", err))
+		n.waitFor("host", err)
 		return
 	}
 	up, err := uplink.Pick(facts, n.view.believed.Config, n.opts.Wish)
@@ -281,7 +282,8 @@ func (n *Node) refreshFacts(ctx context.Context) {
 		n.waitFor("uplink", err)
 		return
 	}
-	n.view.changed = n.view.changed || !reflect.DeepEqual(up, n.view.uplink)
+	n.view.changed = n.view.changed || !reflect.DeepEqual(up, n.view.uplink) ||
+		!maps.Equal(facts.Paths, n.view.facts.Paths)
 	n.view.facts, n.view.uplink = facts, up
 	n.opts.Health.Set(conditionUplink, nil)
 }

@@ -52,12 +52,16 @@ func inBubble(t *testing.T, f func(*bench)) {
 		b.world(dataplane.State{
 			Links: map[string]dataplane.Link{"eth0": {MTU: 1500, Up: true}},
 			Addrs: map[dataplane.AddrKey]struct{}{{Link: "eth0", Prefix: netip.MustParsePrefix("192.168.77.1/24")}: {}},
-			Routes: map[dataplane.RouteKey]dataplane.Route{
-				{Prefix: netip.MustParsePrefix("0.0.0.0/0")}: {Via: netip.MustParseAddr("192.168.77.254"), Link: "eth0"},
-			},
 		})
+		b.world(uplinkRoutes())
 		f(b)
 	})
+}
+
+func uplinkRoutes() dataplane.State {
+	return dataplane.State{Routes: map[dataplane.RouteKey]dataplane.Route{
+		{Prefix: netip.MustParsePrefix("0.0.0.0/0")}: {Via: netip.MustParseAddr("192.168.77.254"), Link: "eth0"},
+	}}
 }
 
 func (b *bench) world(s dataplane.State) {

@@ -19,9 +19,11 @@ import (
 
 // Share is one address family's part of a lease.
 type Share struct {
-	Subnet netip.Prefix    // the node's pod subnet, masked
-	Public netip.Addr      // underlay address at which peers reach the node
-	Data   json.RawMessage // what the backend tells its peers; nil: nothing
+	Subnet netip.Prefix // the node's pod subnet, masked
+	Public netip.Addr   // underlay address at which peers reach the node
+	// Data is what the backend tells its peers; nil: nothing. (Written as
+	// null, JSON would read it back as something.)
+	Data json.RawMessage `json:",omitempty"`
 }
 
 // Lease is one node's claim on its pod subnets.

@@ -70,7 +70,7 @@ func mapHost(h backend.Host) backend.Host {
 		defaults[k] = v
 	}
 	h.Facts.Defaults = defaults
-	paths := map[netip.Addr]dataplane.Path{}
+	paths := map[netip.Addr]dataplane.Route{}
 	for to, path := range h.Facts.Paths {
 		path.Via, path.Src = map6(path.Via), map6(path.Src)
 		paths[map6(to)] = path

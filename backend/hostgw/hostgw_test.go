@@ -31,7 +31,7 @@ func host(networks ...string) backend.Host {
 	h := backend.Host{
 		Config: subnet.Config{Backend: "host-gw", BackendOptions: json.RawMessage(`{"Type":"host-gw"}`)},
 		Uplink: backend.Uplink{Iface: "eth0", MTU: 1500},
-		Facts:  dataplane.Facts{Paths: map[netip.Addr]dataplane.Path{}},
+		Facts:  dataplane.Facts{Paths: map[netip.Addr]dataplane.Route{}},
 		Lease:  lease(1, networks...),
 	}
 	for _, n := range networks {
@@ -43,7 +43,7 @@ func host(networks ...string) backend.Host {
 	}
 	for n := 2; n < 10; n++ {
 		for _, s := range lease(n, networks...).Shares {
-			h.Facts.Paths[s.Public] = dataplane.Path{Link: "eth0", MTU: 1500}
+			h.Facts.Paths[s.Public] = dataplane.Route{Link: "eth0"}
 		}
 	}
 	return h
@@ -135,17 +135,17 @@ func TestEntries(t *testing.T) {
 // A peer that can't be reached is told why, and what to do.
 func TestWhoIsNotOnTheLink(t *testing.T) {
 	cases := map[string]struct {
-		path *dataplane.Path
+		path *dataplane.Route
 		want string
 	}{
 		"no way": {nil, "public address 192.168.77.2 can't be reached"},
 		"behind a router": {
-			&dataplane.Path{Via: netip.MustParseAddr("192.168.77.254"), Link: "eth0"},
+			&dataplane.Route{Via: netip.MustParseAddr("192.168.77.254"), Link: "eth0"},
 			"public address 192.168.77.2 is not on the link of eth0 but behind the router 192.168.77.254: " +
 				"host-gw needs all nodes on one link; use vxlan",
 		},
 		"on another link": {
-			&dataplane.Path{Link: "eth1"},
+			&dataplane.Route{Link: "eth1"},
 			"public address 192.168.77.2 is on the link of eth1, the uplink is eth0: choose that one with --iface",
 		},
 	}

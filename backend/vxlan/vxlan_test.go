@@ -57,9 +57,9 @@ func host(options string, networks ...string) backend.Host {
 
 // reaching adds paths: by the gateway, or with none on the link of the uplink.
 func reaching(h backend.Host, paths map[string]string) backend.Host {
-	h.Facts.Paths = map[netip.Addr]dataplane.Path{}
+	h.Facts.Paths = map[netip.Addr]dataplane.Route{}
 	for to, via := range paths {
-		path := dataplane.Path{Link: "eth0", MTU: mtu}
+		path := dataplane.Route{Link: "eth0"}
 		if via != "" {
 			path.Via = netip.MustParseAddr(via)
 		}

@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/backend/alloc"
+	"github.com/weftnet/weft/backend/hostgw"
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
 	"github.com/weftnet/weft/network/uplink"
@@ -98,7 +100,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	node := network.New(network.Options{
 		Store:       store,
 		Kernel:      kernel,
-		Backends:    map[string]backend.Backend{"vxlan": vxlan.New()},
+		Backends:    backends(),
 		Health:      state,
 		Log:         log,
 		Wish:        s.wish(),
@@ -115,6 +117,11 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		return err
 	}
 	return nil
+}
+
+// backends are those that a configuration may name.
+func backends() map[string]backend.Backend {
+	return map[string]backend.Backend{"vxlan": vxlan.New(), "host-gw": hostgw.New(), "alloc": alloc.New()}
 }
 
 func startEmbedded(ctx context.Context, s settings, log logrus.FieldLogger) (*embedded.Server, error) {

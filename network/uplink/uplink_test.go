@@ -256,7 +256,7 @@ func byRegex() map[string]pickCase {
 func byCanReach() map[string]pickCase {
 	four, dual := config("10.42.0.0/16"), config("10.42.0.0/16", "fd00:42::/48")
 	host := facts(via("eth0", 0, all4))
-	host.Paths = map[netip.Addr]dataplane.Path{}
+	host.Paths = map[netip.Addr]dataplane.Route{}
 	for to, p := range map[string]struct{ link, src string }{
 		"198.51.100.7": {"eth1", "172.16.0.1"},
 		"192.168.77.9": {"eth0", "192.168.77.101"},
@@ -265,7 +265,7 @@ func byCanReach() map[string]pickCase {
 		"172.16.0.1":   {"lo", "172.16.0.1"},
 		"192.0.2.1":    {"ppp0", "192.0.2.2"},
 	} {
-		host.Paths[netip.MustParseAddr(to)] = dataplane.Path{Link: p.link, Src: netip.MustParseAddr(p.src)}
+		host.Paths[netip.MustParseAddr(to)] = dataplane.Route{Link: p.link, Src: netip.MustParseAddr(p.src)}
 	}
 	reach := func(to string) uplink.Wish { return uplink.Wish{CanReach: netip.MustParseAddr(to)} }
 	return map[string]pickCase{

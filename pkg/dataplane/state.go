@@ -155,16 +155,9 @@ type Iface struct {
 type Facts struct {
 	Ifaces   map[string]Iface
 	Defaults map[RouteKey]Route // default routes of the main table
-	// Paths are those to the addresses that were asked for. One that the host
-	// has no way to is not in it.
-	Paths map[netip.Addr]Path
-}
-
-// Path is how the host itself would send a packet to an address, by all of its
-// tables and rules.
-type Path struct {
-	Via  netip.Addr // gateway, of whatever family; invalid: the address is on the link itself
-	Link string
-	Src  netip.Addr // source that the host would choose
-	MTU  int        // bytes: the link's, or less if the route or what was learned of it says so
+	// Paths are those to the addresses that were asked for: how the host itself
+	// would send a packet there, by all of its tables and rules, with the
+	// source that it would choose. The gateway may be of the other family. An
+	// address that there is no way to is not in it.
+	Paths map[netip.Addr]Route
 }

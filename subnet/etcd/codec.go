@@ -123,6 +123,10 @@ func checkSubnet(p netip.Prefix) error {
 	return nil
 }
 
+// typeless is the backend that flannel names in no lease. (It doesn't name udp
+// either, which weft does not have.)
+const typeless = "alloc"
+
 // wireValue is the value of a lease's key. The order of the fields is that in
 // which flannel emits them; PublicIP and PublicIPv6 are always there.
 type wireValue struct {
@@ -136,6 +140,9 @@ type wireValue struct {
 // encodeValue gives the value under which flannel and we announce a lease.
 func encodeValue(backend string, shares []subnet.Share) ([]byte, error) {
 	v := wireValue{PublicIP: noV4Public, BackendType: backend}
+	if backend == typeless {
+		v.BackendType = ""
+	}
 	for _, s := range shares {
 		if !s.Public.IsValid() || s.Public.Is4() != s.Subnet.Addr().Is4() {
 			return nil, badField("public address", "%s does not fit the subnet %s", s.Public, s.Subnet)
@@ -177,6 +184,9 @@ func decodeValue(subnets []netip.Prefix, raw []byte) (backend string, shares []s
 			return "", nil, err
 		}
 		shares = append(shares, s)
+	}
+	if v.BackendType == "" {
+		v.BackendType = typeless
 	}
 	return strings.ToLower(v.BackendType), shares, nil
 }

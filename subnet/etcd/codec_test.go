@@ -55,7 +55,7 @@ func TestWireForm(t *testing.T) {
 			`{"PublicIP":"192.168.77.1","PublicIPv6":null,"BackendType":"host-gw"}`,
 		},
 		"alloc has no type either": {
-			"", []subnet.Share{{Subnet: v4.Subnet, Public: v4.Public}}, "10.5.31.0-24",
+			"alloc", []subnet.Share{{Subnet: v4.Subnet, Public: v4.Public}}, "10.5.31.0-24",
 			`{"PublicIP":"192.168.77.1","PublicIPv6":null}`,
 		},
 	}

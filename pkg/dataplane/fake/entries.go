@@ -125,7 +125,7 @@ func (k *Kernel) putRoute(key dataplane.RouteKey, r route, replace bool) error {
 		return syscall.ENODEV
 	case !i.up:
 		return syscall.ENETDOWN
-	case r.Via.IsValid() && !r.OnLink && !i.reaches(r.Via):
+	case r.Via.IsValid() && !r.OnLink && !k.onLink(i, r.Via):
 		return syscall.ENETUNREACH
 	case r.Src.IsValid() && k.holder(r.Src) == nil:
 		return syscall.EINVAL
@@ -160,9 +160,16 @@ func (k *Kernel) routeAt(key dataplane.RouteKey) (dataplane.Route, bool) {
 	return own, ok
 }
 
-func (i *iface) reaches(a netip.Addr) bool {
+// onLink tells whether an address of the interface or a route without a gateway
+// has the address on its link.
+func (k *Kernel) onLink(i *iface, a netip.Addr) bool {
 	for p := range i.addrs {
 		if p.Contains(a) {
+			return true
+		}
+	}
+	for key, r := range k.routes {
+		if key.Table == 0 && r.Link == i.name && !r.Via.IsValid() && key.Prefix.Contains(a) {
 			return true
 		}
 	}

@@ -34,7 +34,7 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 		}
 	}
 	k.peers = slices.Clone(peers)
-	f.Paths = make(map[netip.Addr]dataplane.Path, len(peers))
+	f.Paths = make(map[netip.Addr]dataplane.Route, len(peers))
 	for _, peer := range peers {
 		if path, ok := k.path(peer); ok {
 			f.Paths[peer] = path

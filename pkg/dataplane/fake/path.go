@@ -9,9 +9,9 @@ import (
 
 // path is a lookup in table main: the longest prefix, of those the lowest
 // metric. There are no rules here that would lead to another table.
-func (k *Kernel) path(to netip.Addr) (dataplane.Path, bool) {
+func (k *Kernel) path(to netip.Addr) (dataplane.Route, bool) {
 	if i := k.holder(to); i != nil {
-		return dataplane.Path{Link: loopback, Src: to, MTU: k.ifaces[loopback].mtu}, true
+		return dataplane.Route{Link: loopback, Src: to}, true
 	}
 	var best dataplane.RouteKey
 	var route dataplane.Route
@@ -30,7 +30,7 @@ func (k *Kernel) path(to netip.Addr) (dataplane.Path, bool) {
 		try(key, r.Route)
 	}
 	if !found || route.Blackhole {
-		return dataplane.Path{}, false
+		return dataplane.Route{}, false
 	}
 	i := k.ifaces[route.Link]
 	next := to
@@ -41,7 +41,7 @@ func (k *Kernel) path(to netip.Addr) (dataplane.Path, bool) {
 	if !src.IsValid() {
 		src = i.sourceFor(next)
 	}
-	return dataplane.Path{Via: route.Via, Link: i.name, Src: src, MTU: i.mtu}, true
+	return dataplane.Route{Via: route.Via, Link: i.name, Src: src}, true
 }
 
 // holder is the interface that has the address.

@@ -117,7 +117,7 @@ func facts(b *bench) {
 // a router, ours, and without a way. They follow the routes.
 func paths(b *bench) {
 	b.settle(everything(1))
-	ask := func() map[netip.Addr]dataplane.Path {
+	ask := func() map[netip.Addr]dataplane.Route {
 		var asked []netip.Addr
 		for _, s := range sides() {
 			asked = append(asked, s.gateway, s.vtep(5), s.link.Local, s.node(2).Addr().Next())
@@ -128,19 +128,19 @@ func paths(b *bench) {
 		}
 		return f.Paths
 	}
-	want := map[netip.Addr]dataplane.Path{}
+	want := map[netip.Addr]dataplane.Route{}
 	for _, s := range sides() {
-		want[s.gateway] = dataplane.Path{Link: uplink, Src: s.link.Local, MTU: 1500}
-		want[s.link.Local] = dataplane.Path{Link: "lo", Src: s.link.Local, MTU: 65536}
-		want[s.node(2).Addr().Next()] = dataplane.Path{
-			Via: s.node(2).Addr(), Link: s.dev, Src: s.addrKey().Prefix.Addr(), MTU: s.link.MTU,
+		want[s.gateway] = dataplane.Route{Link: uplink, Src: s.link.Local}
+		want[s.link.Local] = dataplane.Route{Link: "lo", Src: s.link.Local}
+		want[s.node(2).Addr().Next()] = dataplane.Route{
+			Via: s.node(2).Addr(), Link: s.dev, Src: s.addrKey().Prefix.Addr(),
 		}
 	}
 	b.same(want, ask())
 	for _, s := range sides() {
 		k := dataplane.RouteKey{Prefix: netip.PrefixFrom(s.gateway, 0).Masked(), Metric: 100}
 		b.Admin.Put(oneRoute(k, dataplane.Route{Via: s.gateway, Link: uplink}))
-		want[s.vtep(5)] = dataplane.Path{Via: s.gateway, Link: uplink, Src: s.link.Local, MTU: 1500}
+		want[s.vtep(5)] = dataplane.Route{Via: s.gateway, Link: uplink, Src: s.link.Local}
 	}
 	b.same(want, ask())
 }

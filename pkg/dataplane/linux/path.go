@@ -18,7 +18,6 @@ type hop struct {
 	typ      uint8
 	index    int
 	via, src netip.Addr
-	mtu      int // 0: that of the link
 }
 
 // parseHop reads the answer. IPv6 gives a route that lets nothing pass as one
@@ -40,23 +39,23 @@ func parseHop(m []byte) (hop, bool) {
 			}
 		case unix.RTA_PREFSRC:
 			h.src = a.addr()
-		case unix.RTA_METRICS:
-			for metric := range attrs(a.value) {
-				if metric.kind == unix.RTAX_MTU {
-					h.mtu = int(metric.uint32())
-				}
-			}
 		}
+	}
+	if h.typ == unix.RTN_LOCAL {
+		h.index = loopbackIndex // IPv6 names now this, now the interface that has the address
 	}
 	return h, h.typ == unix.RTN_UNICAST || h.typ == unix.RTN_LOCAL
 }
 
+// loopbackIndex is LOOPBACK_IFINDEX (include/net/flow.h).
+const loopbackIndex = 1
+
 // paths asks for one address after another: what is asked for may be few of
 // many routes, and only a lookup knows the host's rules.
 func (k *Kernel) paths(
-	ctx context.Context, peers []netip.Addr, names map[int]string, ifaces map[string]dataplane.Iface,
-) (map[netip.Addr]dataplane.Path, error) {
-	out := make(map[netip.Addr]dataplane.Path, len(peers))
+	ctx context.Context, peers []netip.Addr, names map[int]string,
+) (map[netip.Addr]dataplane.Route, error) {
+	out := make(map[netip.Addr]dataplane.Route, len(peers))
 	for _, peer := range peers {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -73,11 +72,7 @@ func (k *Kernel) paths(
 		if err != nil || !ok || link == "" {
 			continue
 		}
-		mtu := ifaces[link].MTU
-		if h.mtu > 0 {
-			mtu = min(mtu, h.mtu)
-		}
-		out[peer] = dataplane.Path{Via: h.via, Link: link, Src: h.src, MTU: mtu}
+		out[peer] = dataplane.Route{Via: h.via, Link: link, Src: h.src}
 	}
 	return out, nil
 }
