@@ -186,10 +186,11 @@ func (d *daemon) awaitPlanEmpty() {
 	d.t.Helper()
 	eventually(d.t, 10*time.Second, func() error {
 		var p network.PlanReply
-		if err := d.ask("/v1/plan", &p); err != nil || len(p.Ops)+len(p.Conflicts) > 0 {
-			return fmt.Errorf("%s: plan %v %v", d.node.Name, p, err)
+		err := d.ask("/v1/plan", &p)
+		if err == nil && len(p.Ops)+len(p.Conflicts) > 0 {
+			err = fmt.Errorf("%s: left to do: %v", d.node.Name, p)
 		}
-		return nil
+		return err
 	})
 }
 
