@@ -43,9 +43,9 @@ type node struct {
 
 	path string // CNI_PATH
 	args string // CNI_ARGS
-	// said is what the last call wrote to stderr, which is nothing unless noisy.
-	said  string
+	// noisy: stderr is kept as said, which else has to be empty.
 	noisy bool
+	said  string
 }
 
 // newNode is a node with these subnets and a subnet.env that says so.
@@ -108,8 +108,9 @@ func (n *node) run(env map[string]string, stdin []byte) (status int, stdout []by
 			Version: func() string { return "test" },
 		})
 	})
-	n.said = errOut.String()
-	if errOut.Len() > 0 && env["CNI_COMMAND"] != "" && !n.noisy {
+	if n.noisy {
+		n.said = errOut.String()
+	} else if errOut.Len() > 0 && env["CNI_COMMAND"] != "" {
 		n.t.Errorf("the plugin wrote to stderr: %s", &errOut)
 	}
 	return status, out.Bytes()
