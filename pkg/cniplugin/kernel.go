@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
@@ -151,8 +152,12 @@ func (k *kernel) connect(a attachment, bridge hostLink) error {
 			return refused(fmt.Sprintf("add %s to %s in the pod", p, a.podIf), err)
 		}
 	}
-	if err := errors.Join(answers(k.pod, pod.Attrs().Index), answers(k.host, bridge.index)); err != nil {
-		return err
+	// A pod of IPv4 alone has but a link-local address there, which nobody needs
+	// and whose duplicates are still looked for.
+	if slices.ContainsFunc(a.podAddrs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		if err := errors.Join(answers(k.pod, pod.Attrs().Index), answers(k.host, bridge.index)); err != nil {
+			return err
+		}
 	}
 	if err := k.addPodRoutes(a, pod.Attrs().Index); err != nil {
 		return err
