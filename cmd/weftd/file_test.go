@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 )
@@ -99,6 +100,19 @@ func fromFile() map[string]parseCase {
 			"FILE: has more than one document, or something that is not YAML after the first"),
 		"no file": {args: []string{"--config=/nowhere/weftd.yaml"},
 			err: "read the configuration file: open /nowhere/weftd.yaml: no such file or directory"},
+	}
+}
+
+func TestTheExampleOnThePageIsRight(t *testing.T) {
+	page, err := os.ReadFile("../../Documentation/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(page), "```yaml\n")
+	example, _, ok := strings.Cut(after, "```")
+	have, _, err := settingsOf(t, parseCase{args: []string{"--config=FILE"}, file: example})
+	if !ok || err != nil || len(have) < 7 {
+		t.Errorf("%v, %v", have, err)
 	}
 }
 
