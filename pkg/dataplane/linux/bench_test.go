@@ -134,3 +134,19 @@ func BenchmarkFacts(b *testing.B) {
 		}
 	})
 }
+
+// What DirectRouting and host-gw ask at every change of the host's routes.
+func BenchmarkPaths(b *testing.B) {
+	each(b, func(b *bench, want, _ dataplane.State) {
+		b.apply(want)
+		peers := make([]netip.Addr, 0, benchPeers)
+		for k := range want.Routes {
+			peers = append(peers, k.Prefix.Addr().Next())
+		}
+		for b.Loop() {
+			if f, err := b.Facts(b.Context(), peers); err != nil || len(f.Paths) != benchPeers {
+				b.Fatalf("%d paths, %v", len(f.Paths), err)
+			}
+		}
+	})
+}
