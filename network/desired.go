@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -29,6 +30,17 @@ const (
 
 const ourTable = "weft"
 
+// tableOf names our nftables table. Two daemons for two networks share a host by
+// their VNIs, and each takes everything out of its table that it doesn't want.
+func tableOf(base *dataplane.State) string {
+	for _, l := range base.Links {
+		if l.VNI > 1 { // 1 is the default
+			return fmt.Sprintf("%s-%d", ourTable, l.VNI)
+		}
+	}
+	return ourTable
+}
+
 // pieces keeps the fragments of the last time, so that what did not change
 // costs nothing: a fragment is made anew when its lease has another revision,
 // all are when the host changed.
@@ -39,6 +51,7 @@ type pieces struct {
 	peers map[string]piece // by lease ID
 	// retired are devices of configurations of before, see retire.
 	retired map[string]dataplane.Link
+	tables  []string // of this configuration and of those before
 }
 
 type piece struct {
@@ -57,6 +70,7 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 	if err != nil {
 		return false, err
 	}
+	rules.Table = tableOf(&base)
 	firewall := dataplane.State{Chains: masq.Chains(rules), Sysctls: masq.Sysctls(rules.Networks)}
 	if hole {
 		firewall.Routes = blackholes(rules.Subnets)
@@ -65,8 +79,13 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 	if p.base != nil {
 		retired = retire(p.retired, p.base[0].State, &base)
 	}
+	tables := slices.Clone(p.tables)
+	if !slices.Contains(tables, rules.Table) {
+		tables = append(tables, rules.Table)
+	}
 	*p = pieces{
 		retired: retired,
+		tables:  tables,
 
 		host:  h,
 		base:  []layers.Fragment{{ID: layerBase, State: &base}},
@@ -129,12 +148,12 @@ func peerName(l subnet.Lease) string {
 }
 
 // domainOf is what is ours on this host.
-func domainOf(h backend.Host, base *dataplane.State, retired map[string]dataplane.Link) dataplane.Domain {
-	d := dataplane.Domain{Links: map[string]dataplane.Link{}, Uplink: h.Uplink.Iface, Tables: []string{ourTable}}
-	for name, l := range base.Links {
+func (p *pieces) domainOf(h backend.Host) dataplane.Domain {
+	d := dataplane.Domain{Links: map[string]dataplane.Link{}, Uplink: h.Uplink.Iface, Tables: p.tables}
+	for name, l := range p.base[0].State.Links {
 		d.Links[name] = dataplane.Link{VNI: l.VNI, Port: l.Port, Local: l.Local}
 	}
-	for name, l := range retired {
+	for name, l := range p.retired {
 		d.Links[name] = l
 	}
 	for _, w := range h.Config.Networks {
@@ -183,7 +202,7 @@ func (n *Node) apply(ctx context.Context) {
 		n.loop.Set(layerConfirmed, nil)
 	}
 	if anew { // last, so that the first full round sees every layer
-		n.loop.Own(domainOf(h, n.pieces.base[0].State, n.pieces.retired))
+		n.loop.Own(n.pieces.domainOf(h))
 	}
 	n.logSkipped(no)
 	n.updateStatus(func(s *Status) { s.fillPeers(h, b.MTU(h), len(peers)-len(refused), no) })

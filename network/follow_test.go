@@ -23,7 +23,7 @@ func TestConfigurationIsFollowed(t *testing.T) {
 		},
 		"VNI": {
 			`{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","VNI":7}}`,
-			[]string{"link flannel.7", "dev flannel.7"}, []string{"flannel.1"},
+			[]string{"link flannel.7", "dev flannel.7", "chain ip weft-7 forward"}, []string{"flannel.1", "chain ip weft "},
 		},
 		"network enlarged": {
 			`{"Network":"10.42.0.0/15","SubnetLen":24,"Backend":{"Type":"vxlan"}}`,

@@ -11,6 +11,7 @@
 package masq
 
 import (
+	"cmp"
 	"net/netip"
 
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
@@ -19,6 +20,7 @@ import (
 // Options say what is wanted of which networks.
 type Options struct {
 	Engine      ruleset.Engine
+	Table       string         // ours in nftables; empty: weft
 	Networks    []netip.Prefix // the cluster's, one per family
 	Subnets     []netip.Prefix // our own, likewise; a network without one gets no masquerading
 	Masquerade  bool
@@ -27,7 +29,7 @@ type Options struct {
 }
 
 const (
-	table = "weft"
+	defaultTable = "weft"
 
 	filterPriority = 0
 	srcnatPriority = 100 // NF_IP_PRI_NAT_SRC
@@ -43,10 +45,10 @@ func Chains(o Options) map[ruleset.Key]ruleset.Chain {
 	for _, network := range o.Networks {
 		ipv6 := network.Addr().Is6()
 		if own, ok := ownSubnet(o.Subnets, network); ok && o.Masquerade {
-			put(chains, masqueradePlace(), o.Engine, ipv6, masquerade(network, own, o.FullyRandom))
+			put(chains, masqueradePlace(), o, ipv6, masquerade(network, own, o.FullyRandom))
 		}
 		if o.Forward {
-			put(chains, forwardPlace(), o.Engine, ipv6, forward(network))
+			put(chains, forwardPlace(), o, ipv6, forward(network))
 		}
 	}
 	return chains
@@ -88,18 +90,16 @@ func forwardPlace() place {
 	}
 }
 
-func put(
-	chains map[ruleset.Key]ruleset.Chain, p place, engine ruleset.Engine, ipv6 bool, rules []ruleset.Rule,
-) {
-	if engine == ruleset.NFTables {
+func put(chains map[ruleset.Key]ruleset.Chain, p place, o Options, ipv6 bool, rules []ruleset.Rule) {
+	if o.Engine == ruleset.NFTables {
 		p.base.Rules = rules
-		chains[ruleset.Key{IPv6: ipv6, Table: table, Chain: p.chain}] = p.base
+		chains[ruleset.Key{IPv6: ipv6, Table: cmp.Or(o.Table, defaultTable), Chain: p.chain}] = p.base
 		return
 	}
 	for i := range rules {
 		rules[i].Comment = p.comment
 	}
-	key := ruleset.Key{Engine: engine, IPv6: ipv6, Table: p.base.Type, Chain: p.flannels}
+	key := ruleset.Key{Engine: o.Engine, IPv6: ipv6, Table: p.base.Type, Chain: p.flannels}
 	chains[key] = ruleset.Chain{Hook: p.base.Hook, Jump: p.comment, Rules: rules}
 }
 

@@ -40,10 +40,11 @@ func TestChains(t *testing.T) {
 		"ports not fully random": {
 			Networks: networks[:1], Subnets: subnets[:1], Masquerade: true,
 		},
-		"forward only":          {Networks: networks, Subnets: subnets, Forward: true},
-		"masquerade only":       {Networks: networks, Subnets: subnets, Masquerade: true, FullyRandom: true},
-		"no subnet of a family": {Networks: networks, Subnets: subnets[:1], Masquerade: true},
-		"nothing":               {Networks: networks, Subnets: subnets},
+		"forward only":                {Networks: networks, Subnets: subnets, Forward: true},
+		"masquerade only":             {Networks: networks, Subnets: subnets, Masquerade: true, FullyRandom: true},
+		"no subnet of a family":       {Networks: networks, Subnets: subnets[:1], Masquerade: true},
+		"a table of a second network": {Table: "weft-2", Networks: networks, Subnets: subnets, Masquerade: true, Forward: true},
+		"nothing":                     {Networks: networks, Subnets: subnets},
 		"subnets in another order": {
 			Networks: networks, Subnets: []netip.Prefix{subnets[1], subnets[0]}, Masquerade: true,
 		},
