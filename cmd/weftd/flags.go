@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/weftnet/weft/subnet/etcd/embedded"
 )
 
 // settings are the values of all flags.
@@ -25,8 +27,8 @@ type settings struct {
 	blackhole                      bool
 	healthzIP                      string
 	healthzPort                    int
-	embedded, embeddedPlain        bool
-	embeddedDir, embeddedListen    string
+	embedded                       bool
+	server                         embedded.Options
 	network, network6              prefix
 	logLevel, logFormat            string
 	verbosity                      int
@@ -50,7 +52,9 @@ func groups() []group {
 			"etcd-username", "etcd-password", "etcd-password-file", "subnet-lease-renew-margin",
 		}},
 		{"Embedded store: this node runs the etcd server itself, the others point --etcd-endpoints at it", []string{
-			"embedded-etcd", "embedded-etcd-data", "embedded-etcd-listen", "embedded-etcd-insecure", "network", "ipv6-network",
+			"embedded-etcd", "embedded-etcd-data", "embedded-etcd-listen",
+			"embedded-etcd-cafile", "embedded-etcd-certfile", "embedded-etcd-keyfile", "embedded-etcd-insecure",
+			"embedded-etcd-peers", "embedded-etcd-name", "network", "ipv6-network",
 		}},
 		{"Underlay: the interface and address that carry the tunnel", []string{
 			"iface", "iface-regex", "iface-can-reach", "public-ip", "public-ipv6",
@@ -69,6 +73,7 @@ func (s *settings) flagSet() *flag.FlagSet {
 	fs := flag.NewFlagSet("weftd", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // errors are returned, and printed once
 	s.storeFlags(fs)
+	s.embeddedFlags(fs)
 	s.nodeFlags(fs)
 	s.runningFlags(fs)
 	return fs
@@ -87,14 +92,6 @@ func (s *settings) storeFlags(fs *flag.FlagSet) {
 	fs.StringVar(&s.etcdPasswordFile, "etcd-password-file", "", "`file` with the password, on one line")
 	fs.IntVar(&s.renewMargin, "subnet-lease-renew-margin", 60,
 		"our lease is renewed when `minutes` of its 24 hours are left, or earlier: 1 to 1439")
-	fs.BoolVar(&s.embedded, "embedded-etcd", false, "run an etcd server in this process and use it")
-	fs.StringVar(&s.embeddedDir, "embedded-etcd-data", "/var/lib/weft/etcd", "its data `directory`")
-	fs.StringVar(&s.embeddedListen, "embedded-etcd-listen", "http://127.0.0.1:2379",
-		"comma-separated `URLs` at which it serves clients")
-	fs.BoolVar(&s.embeddedPlain, "embedded-etcd-insecure", false,
-		"let it serve other machines without TLS: whoever reaches the port can rewrite the overlay")
-	fs.Var(&s.network, "network", "with --embedded-etcd: IPv4 `CIDR` of a configuration to create if there is none")
-	fs.Var(&s.network6, "ipv6-network", "the same for IPv6; both give dual stack")
 }
 
 func (s *settings) nodeFlags(fs *flag.FlagSet) {

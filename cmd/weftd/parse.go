@@ -130,6 +130,8 @@ func (s *settings) check() error {
 	}
 	wrong(!s.embedded && (s.network.IsValid() || s.network6.IsValid()),
 		"--network and --ipv6-network go with --embedded-etcd; for another etcd use: weftctl config set")
+	wrong(!s.embedded && s.server.Peers+s.server.Name+s.server.CertFile+s.server.KeyFile+s.server.CAFile != "",
+		"--embedded-etcd-peers, -name, -certfile, -keyfile and -cafile go with --embedded-etcd")
 	wrong((s.etcdCert == "") != (s.etcdKey == ""),
 		"--etcd-certfile and --etcd-keyfile go together: give both or none")
 	wrong(slices.ContainsFunc(s.etcdEndpoints, func(e string) bool { return strings.Contains(e, "@") }),

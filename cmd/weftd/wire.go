@@ -24,9 +24,7 @@ import (
 	"github.com/weftnet/weft/pkg/health"
 	"github.com/weftnet/weft/pkg/logging"
 	"github.com/weftnet/weft/pkg/version"
-	"github.com/weftnet/weft/subnet"
 	"github.com/weftnet/weft/subnet/etcd"
-	"github.com/weftnet/weft/subnet/etcd/embedded"
 )
 
 // run is the whole program: it parses, builds, and runs until ctx ends.
@@ -75,7 +73,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 			return err
 		}
 		defer server.Close()
-		s.etcdEndpoints = urls{server.Endpoint()}
+		s.useServer(server.Endpoint())
 		g.Go(func() error {
 			select {
 			case err := <-server.Err():
@@ -90,9 +88,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	if err := s.createConfig(ctx, store, log); err != nil {
-		return err
-	}
+	g.Go(func() error { return s.createConfig(ctx, store, log) })
 	kernel, err := linux.New(linux.Options{})
 	if err != nil {
 		return err
@@ -124,17 +120,6 @@ func backends() map[string]backend.Backend {
 	return map[string]backend.Backend{"vxlan": vxlan.New(), "host-gw": hostgw.New(), "alloc": alloc.New()}
 }
 
-func startEmbedded(ctx context.Context, s settings, log logrus.FieldLogger) (*embedded.Server, error) {
-	if raw := s.networkConfig(); raw != nil {
-		if _, err := subnet.ParseConfig(raw); err != nil { // no waiting heals this
-			return nil, &usageError{fmt.Errorf("--network: %w", err)}
-		}
-	}
-	return embedded.Start(ctx, embedded.Options{
-		Dir: s.embeddedDir, Listen: s.embeddedListen, AllowPlaintext: s.embeddedPlain, Log: log,
-	})
-}
-
 func openStore(s settings, log logrus.FieldLogger) (*etcd.Store, error) {
 	return etcd.New(etcd.Options{
 		Endpoints: s.etcdEndpoints,
@@ -144,22 +129,6 @@ func openStore(s settings, log logrus.FieldLogger) (*etcd.Store, error) {
 		RenewMargin: time.Duration(s.renewMargin) * time.Minute,
 		Log:         log,
 	})
-}
-
-// createConfig writes what --network asks for if the store has none yet.
-func (s *settings) createConfig(ctx context.Context, store *etcd.Store, log logrus.FieldLogger) error {
-	raw := s.networkConfig()
-	if raw == nil {
-		return nil
-	}
-	created, err := store.SetConfig(ctx, raw, true)
-	if err != nil {
-		return fmt.Errorf("create the network configuration: %w", err)
-	}
-	if created {
-		log.WithField("config", string(raw)).Info("network configuration created")
-	}
-	return nil
 }
 
 // wish is what the flags say of the uplink.

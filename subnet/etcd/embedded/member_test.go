@@ -78,6 +78,20 @@ func TestClientsMustShowACertificate(t *testing.T) {
 	}
 }
 
+// Whoever has the server's very certificate needs no authority.
+func TestOwnCertificateIsTrust(t *testing.T) {
+	dir := t.TempDir()
+	o := issue(tlstest.New(t, dir, "ca"), dir, "server")
+	o.Dir, o.Listen, o.CAFile = filepath.Join(dir, "etcd"), "127.0.0.1:0", ""
+	s, err := start(t, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := secureClient(t, tlsfile.Files{CA: o.CertFile}, s.Endpoint()).Get(t.Context(), "x"); err != nil {
+		t.Error(err)
+	}
+}
+
 // freeAddrs gives addresses that nobody listens on.
 func freeAddrs(t *testing.T, n int) []string {
 	t.Helper()
