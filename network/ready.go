@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,6 +37,9 @@ type ledger struct {
 
 // onRound takes the loop's report. It must not block.
 func (n *Node) onRound(r reconcile.Round) {
+	if errors.Is(r.Err, context.Canceled) {
+		return // we are stopping, and nothing is known about the kernel
+	}
 	n.mu.Lock()
 	n.ledger.add(r)
 	n.mu.Unlock()
