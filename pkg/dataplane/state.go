@@ -159,5 +159,6 @@ type Facts struct {
 	// would send a packet there, by all of its tables and rules, with the
 	// source that it would choose. The gateway may be of the other family. An
 	// address that there is no way to is not in it.
-	Paths map[netip.Addr]Route
+	Paths    map[netip.Addr]Route
+	Firewall ruleset.Facts
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"syscall"
 
 	"github.com/weftnet/weft/pkg/dataplane"
@@ -220,12 +219,15 @@ func (k *Kernel) applyRoute(op dataplane.Op, key dataplane.RouteKey) error {
 func (k *Kernel) applyChain(op dataplane.Op, key ruleset.Key) error {
 	if op.Verb == dataplane.Delete {
 		delete(k.chains, key)
+		k.setJump(key, ruleset.Chain{})
 		return nil
 	}
-	if _, there := k.chains[key]; there && !slices.Contains(k.domain.Tables, key.Table) {
+	if _, there := k.chains[key]; there && !k.ours(key) {
 		return dataplane.ErrOccupied
 	}
-	k.chains[key] = cloneChain(op.New.(ruleset.Chain))
+	want := cloneChain(op.New.(ruleset.Chain))
+	k.setJump(key, want)
+	k.chains[key] = want
 	return nil
 }
 

@@ -24,6 +24,7 @@ type Kernel struct {
 	ifaces  map[string]*iface // by the name of the moment
 	routes  map[dataplane.RouteKey]route
 	chains  map[ruleset.Key]ruleset.Chain
+	builtIn map[ruleset.Key][]builtInRule // of iptables
 	sysctls map[string]string
 	created int // interfaces ever made
 
@@ -80,6 +81,7 @@ func New() *Kernel {
 		ifaces:   map[string]*iface{},
 		routes:   map[dataplane.RouteKey]route{},
 		chains:   map[ruleset.Key]ruleset.Chain{},
+		builtIn:  map[ruleset.Key][]builtInRule{},
 		sysctls:  map[string]string{ipForward: "0", ip6Forward: "0"},
 		asked:    map[string]bool{ipForward: true, ip6Forward: true},
 		watchers: map[*watcher]bool{},
@@ -98,7 +100,7 @@ func (k *Kernel) Restarted() *Kernel {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return &Kernel{
-		ifaces: k.ifaces, routes: k.routes, chains: k.chains, sysctls: k.sysctls, created: k.created,
+		ifaces: k.ifaces, routes: k.routes, chains: k.chains, builtIn: k.builtIn, sysctls: k.sysctls, created: k.created,
 		asked:    map[string]bool{ipForward: true, ip6Forward: true},
 		watchers: map[*watcher]bool{},
 	}
@@ -211,5 +213,6 @@ func copyDomain(d dataplane.Domain) dataplane.Domain {
 		Networks: append([]netip.Prefix(nil), d.Networks...),
 		Uplink:   d.Uplink,
 		Tables:   append([]string(nil), d.Tables...),
+		Chains:   append([]ruleset.Key(nil), d.Chains...),
 	}
 }

@@ -10,15 +10,23 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	kerneltest.Run(t, func(t *testing.T) kerneltest.World {
+	open := func(t *testing.T) kerneltest.World {
 		first := fake.New()
 		w := &world{T: t, Kernel: first}
 		reopen := func() dataplane.Kernel {
 			w.Kernel = w.Restarted()
 			return w.Kernel
 		}
-		return kerneltest.World{Kernel: first, Reopen: reopen, Admin: w, Firewall: w}
-	})
+		return kerneltest.World{Kernel: first, Reopen: reopen, Admin: w, Firewall: w, Engines: engines()}
+	}
+	kerneltest.Run(t, open)
+	for _, e := range engines() {
+		t.Run("chains of "+e.String(), func(t *testing.T) { kerneltest.RunChains(t, e, open) })
+	}
+}
+
+func engines() []ruleset.Engine {
+	return []ruleset.Engine{ruleset.NFTables, ruleset.IPTablesNFT, ruleset.IPTablesLegacy}
 }
 
 // world turns errors of the administrator into failures of the test.

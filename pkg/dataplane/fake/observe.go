@@ -168,8 +168,8 @@ func (v *view) wanted(r dataplane.Route, name string) dataplane.Route {
 func (v *view) rest(have *dataplane.State) {
 	have.Chains = map[ruleset.Key]ruleset.Chain{}
 	for key, c := range v.k.chains {
-		if slices.Contains(v.k.domain.Tables, key.Table) {
-			have.Chains[key] = cloneChain(c)
+		if v.k.ours(key) {
+			have.Chains[key] = v.k.jumped(key, cloneChain(c))
 		}
 	}
 	have.Sysctls = map[string]string{}
@@ -196,7 +196,7 @@ func (v *view) occupied(out *dataplane.Observed, keys dataplane.State) {
 		}
 	}
 	for key := range keys.Chains {
-		if c, there := v.k.chains[key]; there && !slices.Contains(v.k.domain.Tables, key.Table) {
+		if c, there := v.k.chains[key]; there && !v.k.ours(key) {
 			if out.Occupied.Chains == nil {
 				out.Occupied.Chains = map[ruleset.Key]ruleset.Chain{}
 			}

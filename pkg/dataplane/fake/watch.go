@@ -128,7 +128,7 @@ func (k *Kernel) tellRoute(key dataplane.RouteKey) {
 func (k *Kernel) tellChains(keys ...ruleset.Key) {
 	chains := map[ruleset.Key]ruleset.Chain{}
 	for _, key := range keys {
-		if slices.Contains(k.domain.Tables, key.Table) {
+		if k.ours(key) {
 			chains[key] = ruleset.Chain{}
 		}
 	}

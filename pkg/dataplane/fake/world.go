@@ -121,45 +121,6 @@ func (k *Kernel) Learn(link string, m mac.Addr, dst netip.Addr) error {
 	return k.putFDB(k.ifaces[link], m, forward{dst: dst, learned: true})
 }
 
-// InsertRule puts a rule that accepts everything at the head of a chain, and
-// makes the chain where there is none.
-func (k *Kernel) InsertRule(key ruleset.Key) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	c := k.chains[key]
-	c.Rules = slices.Insert(slices.Clone(c.Rules), 0, ruleset.Rule{Verdict: ruleset.Accept})
-	k.chains[key] = c
-	k.tellChains(key)
-}
-
-// DropRule deletes one rule of a chain by its position.
-func (k *Kernel) DropRule(key ruleset.Key, position int) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	c, there := k.chains[key]
-	if !there || position >= len(c.Rules) {
-		return fmt.Errorf("drop rule %d of %s: %w", position, key, syscall.ENOENT)
-	}
-	c.Rules = slices.Delete(slices.Clone(c.Rules), position, position+1)
-	k.chains[key] = c
-	k.tellChains(key)
-	return nil
-}
-
-// DeleteTable removes all chains of the key's table; key.Chain doesn't matter.
-func (k *Kernel) DeleteTable(key ruleset.Key) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var lost []ruleset.Key
-	for other := range k.chains {
-		if other.IPv6 == key.IPv6 && other.Table == key.Table {
-			lost = append(lost, other)
-			delete(k.chains, other)
-		}
-	}
-	k.tellChains(lost...)
-}
-
 // Dump is everything but `lo`, sysctls and link-local addresses, as sorted lines.
 func (k *Kernel) Dump() string {
 	k.mu.Lock()
@@ -190,7 +151,15 @@ func (k *Kernel) Dump() string {
 		add("route %s %+v", key, r)
 	}
 	for key, c := range k.chains {
+		if key.Engine != ruleset.NFTables {
+			c.Hook, c.Jump = "", "" // they stand in the built-in chain
+		}
 		add("chain %s %+v", key, c)
+	}
+	for key, rules := range k.builtIn {
+		if len(rules) > 0 {
+			add("built-in chain %s %+v", key, rules)
+		}
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n") + "\n"

@@ -52,6 +52,7 @@ func domain() dataplane.Domain {
 		Networks: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd00:42::/48")},
 		Uplink:   uplink,
 		Tables:   []string{"weft", "flannel-ipv4"},
+		Chains:   ownedKeys(),
 	}
 	for _, s := range sides() {
 		d.Links[s.dev] = s.link

@@ -51,7 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) World) {
 	}
 	t.Run("repair", func(t *testing.T) {
 		for _, m := range mutations() {
-			t.Run(m.name, func(t *testing.T) { newBench(t, open).repair(m) })
+			t.Run(m.name, func(t *testing.T) { newBench(t, open).repair(everything(3), m) })
 		}
 	})
 }

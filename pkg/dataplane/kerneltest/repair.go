@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/weftnet/weft/pkg/dataplane"
-	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
 )
 
@@ -23,8 +22,8 @@ type mutation struct {
 
 // repair lets the world act and checks that it is told of, seen in full and by
 // key alike, and mended in one round.
-func (b *bench) repair(m mutation) {
-	want := everything(3)
+func (b *bench) repair(want dataplane.State, m mutation) {
+	b.Helper()
 	b.settle(want)
 	notices := b.watch()
 	m.do(b)
@@ -86,7 +85,7 @@ func mutations() []mutation {
 		if s.link.Local.Is6() {
 			family = "IPv6: "
 		}
-		for _, list := range [][]mutation{s.linkMutations(), s.goneMutations(), s.entryMutations(), s.chainMutations()} {
+		for _, list := range [][]mutation{s.linkMutations(), s.goneMutations(), s.entryMutations()} {
 			for _, m := range list {
 				m.name = family + m.name
 				out = append(out, m)
@@ -238,36 +237,5 @@ func (s side) twoPeers() dataplane.State {
 		FDB:    map[dataplane.FDBKey]netip.Addr{s.fdbKey(3): {}},
 		Neighs: map[dataplane.NeighKey]mac.Addr{s.neighKey(3): {}, s.neighKey(4): {}},
 		Routes: map[dataplane.RouteKey]dataplane.Route{s.routeKey(3): {}},
-	}
-}
-
-func (s side) chainMutations() []mutation {
-	key := s.chainKey()
-	hurt := func(keys ...ruleset.Key) dataplane.State {
-		chains := map[ruleset.Key]ruleset.Chain{}
-		for _, k := range keys {
-			chains[k] = ruleset.Chain{}
-		}
-		return dataplane.State{Chains: chains}
-	}
-	stray := ruleset.Key{IPv6: key.IPv6, Table: key.Table, Chain: "stray"}
-	return []mutation{
-		{name: "first rule dropped", plan: "~1 chain",
-			hurt: hurt(key), do: func(b *bench) { b.Firewall.DropRule(key, 0) }},
-		{name: "middle rule dropped", plan: "~1 chain",
-			hurt: hurt(key), do: func(b *bench) { b.Firewall.DropRule(key, 2) }},
-		{name: "last rule dropped", plan: "~1 chain",
-			hurt: hurt(key), do: func(b *bench) { b.Firewall.DropRule(key, 4) }},
-		{name: "rule inserted", plan: "~1 chain", hurt: hurt(key), do: func(b *bench) { b.Firewall.InsertRule(key) }},
-		{name: "rule replaced", plan: "~1 chain", hurt: hurt(key), do: func(b *bench) {
-			b.Firewall.DropRule(key, 0)
-			b.Firewall.InsertRule(key)
-		}},
-		{name: "stray chain", plan: "-1 chain",
-			hurt: hurt(stray), do: func(b *bench) { b.Firewall.InsertRule(stray) }},
-		{name: "table deleted", plan: "+3 chain",
-			hurt: dataplane.State{Chains: s.firewall().Chains}, do: func(b *bench) {
-				b.Firewall.DeleteTable(key)
-			}},
 	}
 }

@@ -20,6 +20,8 @@ type World struct {
 	Reopen   func() dataplane.Kernel
 	Admin    Admin
 	Firewall Firewall
+	// Engines are those that the kernel has, nftables among them.
+	Engines []ruleset.Engine
 }
 
 // Admin is somebody else with root and iproute2. Nothing that it writes bears
@@ -60,23 +62,29 @@ type Admin interface {
 	// up or not; for VXLAN VNI, port, local and parent), addresses but not
 	// IPv6 link-local ones, permanent FDB entries, permanent neighbours,
 	// unicast and blackhole routes of table main that the kernel did not make
-	// by itself (protocol kernel), and nftables chains with their rules. Nothing in it
-	// may change by itself: no index, handle, counter, age, lifetime or DAD
-	// state. Empty tables are left out.
+	// by itself (protocol kernel), and chains with their rules, of every
+	// engine. Nothing in it may change by itself: no index, handle, counter,
+	// age, lifetime or DAD state. Empty tables are left out, and so are
+	// built-in chains of iptables' without rules.
 	Dump() string
 }
 
-// Firewall is somebody else with nft. A verb that can't be done fails the test.
+// Firewall is somebody else with nft and iptables; the key says which. A verb
+// that can't be done fails the test.
 type Firewall interface {
 	// InsertRule puts a rule before all others of the chain: one that
 	// accepts every packet and says nothing else. Where there is no such
 	// table it is made, and where there is no such chain a regular one (with
-	// no hook) is made.
+	// no hook) is made. In iptables the chain may be a built-in one.
 	InsertRule(ruleset.Key)
 	// DropRule deletes one rule of the chain by its position, 0 being the
 	// first, and changes nothing else.
 	DropRule(k ruleset.Key, position int)
 	// DeleteTable removes the table of the key's family with all of it.
-	// The key's Chain does not matter.
+	// The key's Chain does not matter. In iptables built-in chains stay, empty.
 	DeleteTable(ruleset.Key)
+	// InsertJump puts a rule before all others of the hook's built-in chain of
+	// iptables, which sends all packets to the key's chain; an empty comment
+	// is none.
+	InsertJump(k ruleset.Key, from ruleset.Hook, comment string)
 }

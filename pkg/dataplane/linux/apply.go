@@ -19,8 +19,9 @@ type application struct {
 	indexes map[string]int // of interfaces; forgotten when a link changes
 }
 
-// Apply writes the ops in order. All chains go into one nftables transaction,
-// in the place of the first of them: they take effect together or not at all.
+// Apply writes the ops in order. All chains are written in the place of the
+// first of them: those of nftables in one transaction, so that they take effect
+// together or not at all, those of iptables each in one.
 func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpError {
 	a := &application{k: k, domain: k.memory.territory(), indexes: map[string]int{}}
 	var failed []*dataplane.OpError
@@ -43,10 +44,7 @@ func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpErr
 		case op.Kind != dataplane.KindChain:
 			fail(op, a.write(op))
 		case len(chains) > 0:
-			err := k.applyChains(chains)
-			for _, c := range chains {
-				fail(c, err)
-			}
+			k.applyChains(ctx, chains, fail)
 			chains = nil
 		}
 	}

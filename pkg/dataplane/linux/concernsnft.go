@@ -24,8 +24,11 @@ func (m *memory) chainChange(msg syscall.NetlinkMessage) dataplane.Scope {
 		return dataplane.Scope{}
 	}
 	key, ok := chainOf(msg)
-	if !ok || !ourTable(key, m.domain.Tables) {
+	if !ok {
 		return dataplane.Scope{}
+	}
+	if !ourTable(key, m.domain.Tables) {
+		return m.iptablesChange(key, msg)
 	}
 	s := dataplane.Scope{Keys: dataplane.State{Chains: map[ruleset.Key]ruleset.Chain{}}}
 	if key.Chain != "" {

@@ -9,3 +9,12 @@ func (k *Kernel) ForceFallbacks() {
 
 // SetWatchBuffer is the kernel's queue for Watch, in bytes.
 func (k *Kernel) SetWatchBuffer(bytes int) { k.watchBytes = bytes }
+
+// SetLockFile is the lock of iptables' programs.
+func (k *Kernel) SetLockFile(path string) { k.lockFile = path }
+
+// SetProgramDirs is where programs are looked for, and nowhere else.
+func (k *Kernel) SetProgramDirs(dirs ...string) { k.programs.dirs = append([]string{}, dirs...) }
+
+// Runs counts the programs that were run.
+func (k *Kernel) Runs() int { return k.programs.runs }

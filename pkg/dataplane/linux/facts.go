@@ -49,7 +49,8 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 		return dataplane.Facts{}, err
 	}
 	k.memory.told(links, addresses, peers)
-	return facts, nil
+	facts.Firewall, err = k.firewallFacts()
+	return facts, err
 }
 
 func ifaceOf(l link, all []address) dataplane.Iface {

@@ -2,6 +2,7 @@ package linux_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -12,10 +13,12 @@ import (
 	"github.com/weftnet/weft/pkg/netnstest"
 )
 
-// firewall is kerneltest.Firewall on google/nftables.
+// firewall is kerneltest.Firewall on google/nftables and the programs of
+// iptables.
 type firewall struct {
 	t testing.TB
 	*nftables.Conn
+	xtables
 }
 
 func newFirewall(t testing.TB, n *netnstest.NS) *firewall {
@@ -24,7 +27,7 @@ func newFirewall(t testing.TB, n *netnstest.NS) *firewall {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &firewall{t, c}
+	return &firewall{t, c, xtables{t, n}}
 }
 
 func (f *firewall) flush() {
@@ -44,6 +47,10 @@ func tableOf(k ruleset.Key) *nftables.Table {
 
 func (f *firewall) InsertRule(k ruleset.Key) {
 	f.t.Helper()
+	if k.Engine != ruleset.NFTables {
+		f.insertRule(k)
+		return
+	}
 	table := f.AddTable(tableOf(k))
 	chain := f.AddChain(&nftables.Chain{Name: k.Chain, Table: table})
 	f.Conn.InsertRule(&nftables.Rule{
@@ -63,6 +70,10 @@ func (f *firewall) rules(k ruleset.Key) []*nftables.Rule {
 
 func (f *firewall) DropRule(k ruleset.Key, position int) {
 	f.t.Helper()
+	if k.Engine != ruleset.NFTables {
+		f.iptables(k, "-D", k.Chain, strconv.Itoa(position+1))
+		return
+	}
 	r := f.rules(k)[position]
 	r.Table = tableOf(k)
 	if err := f.DelRule(r); err != nil {
@@ -73,6 +84,11 @@ func (f *firewall) DropRule(k ruleset.Key, position int) {
 
 func (f *firewall) DeleteTable(k ruleset.Key) {
 	f.t.Helper()
+	if k.Engine != ruleset.NFTables {
+		f.iptables(k, "-F")
+		f.iptables(k, "-X")
+		return
+	}
 	f.DelTable(tableOf(k))
 	f.flush()
 }
@@ -87,6 +103,9 @@ func dumpChains(t testing.TB, n *netnstest.NS) []string {
 	var out []string
 	for _, c := range chains {
 		k := ruleset.Key{IPv6: c.Table.Family == nftables.TableFamilyIPv6, Table: c.Table.Name, Chain: c.Name}
+		if c.Name == strings.ToUpper(c.Name) && c.Hooknum != nil && len(f.rules(k)) == 0 {
+			continue
+		}
 		line := fmt.Sprintf("chain %s type %q", k, c.Type)
 		if c.Hooknum != nil && c.Priority != nil {
 			line += fmt.Sprintf(" hook %d priority %d", *c.Hooknum, *c.Priority)
@@ -106,6 +125,9 @@ func exprText(t testing.TB, family byte, exprs []expr.Any) string {
 	t.Helper()
 	var out []string
 	for _, e := range exprs {
+		if _, counts := e.(*expr.Counter); counts {
+			continue
+		}
 		b, err := expr.Marshal(family, e)
 		if err != nil {
 			t.Fatal(err)

@@ -1,5 +1,6 @@
 // Package linux is dataplane.Kernel on a real kernel: rtnetlink, nftables over
-// netlink and files below /proc/sys, in one network namespace.
+// netlink, iptables by its programs, and files below /proc/sys, in one network
+// namespace.
 //
 //	Observe ── dumps filtered in the kernel, or single gets ──→ canonical values
 //	Apply   ── one request per op, one nftables transaction ──→ kernel
@@ -12,8 +13,10 @@
 package linux
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
@@ -34,6 +37,9 @@ type Options struct {
 	Namespace netns.NsHandle
 	// Protocol is the mark of our routes; 0 is RouteProtocol.
 	Protocol int
+	// Resync is how often tables of iptables-legacy, which notify nobody, are
+	// compared with what they were, while we have chains in them; 0 is 5 s.
+	Resync time.Duration
 }
 
 // Kernel is the kernel of one network namespace. One goroutine may call Facts,
@@ -45,10 +51,13 @@ type Kernel struct {
 	rt       *conn // nil until the first request, and after a socket error
 	nft      *nftConn
 	memory   *memory
+	programs programs
+	resync   time.Duration
 
-	lenient    bool // tests: as kernels without NETLINK_GET_STRICT_CHK (before 4.20)
-	noGets     bool // tests: as kernels without RTM_GETNEIGH of one entry (before 5.0)
-	watchBytes int  // receive buffer of Watch
+	lenient    bool   // tests: as kernels without NETLINK_GET_STRICT_CHK (before 4.20)
+	noGets     bool   // tests: as kernels without RTM_GETNEIGH of one entry (before 5.0)
+	watchBytes int    // receive buffer of Watch
+	lockFile   string // tests: of iptables; "" is its own
 }
 
 var _ dataplane.Kernel = (*Kernel)(nil)
@@ -65,7 +74,10 @@ func New(o Options) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{ns: ns, protocol: uint8(o.Protocol), memory: newMemory(uint8(o.Protocol)), watchBytes: watchBuffer}
+	k := &Kernel{
+		ns: ns, protocol: uint8(o.Protocol), memory: newMemory(uint8(o.Protocol)), watchBytes: watchBuffer,
+		programs: programs{known: map[string]known{}}, resync: cmp.Or(o.Resync, defaultResync),
+	}
 	if _, err := k.route(); err != nil {
 		k.Close()
 		return nil, err

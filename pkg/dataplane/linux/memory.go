@@ -32,6 +32,7 @@ type memory struct {
 	parents map[string]bool  // names that our devices were planned on
 	routes  map[dataplane.RouteKey]bool
 	chains  map[ruleset.Key]bool
+	drops   []ruleset.Key     // FORWARD chains with policy drop, since the last Facts
 	sysctls map[string]string // last known value; "" if there was none
 	// written holds FDB writes whose notification is still to come: those
 	// alone don't name the writer.
@@ -122,6 +123,7 @@ func (m *memory) enter(s dataplane.Scope) {
 		Networks: slices.Clone(s.Domain.Networks),
 		Uplink:   s.Domain.Uplink,
 		Tables:   slices.Clone(s.Domain.Tables),
+		Chains:   slices.Clone(s.Domain.Chains),
 	}
 	for name := range s.Keys.Sysctls {
 		if _, known := m.sysctls[name]; !known {

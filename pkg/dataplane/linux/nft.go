@@ -2,6 +2,7 @@ package linux
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -78,14 +79,19 @@ func portOf(c syscall.Conn) (id uint32, err error) {
 
 // facility explains the errors of a kernel that lacks a part of nftables.
 func facility(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP),
-		errors.Is(err, unix.EINVAL):
+	if lacking(err) {
 		return fmt.Errorf("%w; does this kernel have nftables with nat and masquerade (modules nf_tables, nft_masq)?", err)
 	}
 	return err
+}
+
+func lacking(err error) bool {
+	for _, e := range []error{unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.EINVAL} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // nft runs a request with the socket, and drops the socket after an error: an
@@ -142,37 +148,55 @@ func (c *nftConn) chainsWhere(wanted func(ruleset.Key) bool) (map[ruleset.Key]*n
 	return out, nil
 }
 
-// chains reads the chains of our tables, those of flannel's included: they are
-// not wanted, so Diff removes them.
-func (o *observation) chains() error {
-	tables, keys := o.scope.Domain.Tables, o.scope.Keys.Chains
-	if len(tables) == 0 || !o.scope.All && len(keys) == 0 {
+// chains reads the chains of our tables and those that are ours in iptables',
+// flannel's included: they are not wanted, so Diff removes them.
+func (o *observation) chains(ctx context.Context) error {
+	if !o.scope.All && len(o.scope.Keys.Chains) == 0 {
 		return nil
 	}
-	return o.k.nftDo(func(c *nftConn) error {
-		chains, err := c.chainsWhere(func(key ruleset.Key) bool {
-			_, named := keys[key]
-			return (o.scope.All || named) && ourTable(key, tables)
-		})
-		if err != nil || len(chains) == 0 {
-			return err
-		}
-		asleep, err := c.dormantTables()
-		if err != nil {
-			return err
-		}
-		for key, chain := range chains {
-			v, err := c.read(chain)
-			if err != nil {
-				return fmt.Errorf("read nftables chain %s: %w", key, err)
-			}
-			if asleep[ruleset.Key{IPv6: key.IPv6, Table: key.Table}] {
-				v.Rules = append(v.Rules, ruleset.Rule{Verdict: ruleset.Unknown})
-			}
-			o.out.Have.Chains[key] = v
-		}
+	o.legacyChains(ctx)
+	owned := o.owned(ruleset.IPTablesNFT)
+	if len(o.scope.Domain.Tables)+len(owned) == 0 {
 		return nil
+	}
+	err := o.k.nftDo(func(c *nftConn) error { return o.nftables(ctx, c, owned) })
+	if lacking(err) {
+		return nil // none are there; who wants one will hear of it
+	}
+	return err
+}
+
+// nftables reads what nf_tables has of ours; owned are the chains in iptables'
+// tables.
+func (o *observation) nftables(ctx context.Context, c *nftConn, owned []ruleset.Key) error {
+	chains, err := c.chainsWhere(func(key ruleset.Key) bool {
+		_, named := o.scope.Keys.Chains[key]
+		return (o.scope.All || named) && ourTable(key, o.scope.Domain.Tables) || slices.Contains(owned, inIPTables(key))
 	})
+	if err != nil || len(chains) == 0 {
+		return err
+	}
+	asleep, err := c.dormantTables()
+	if err != nil {
+		return err
+	}
+	for key, chain := range chains {
+		var v ruleset.Chain
+		if alias := inIPTables(key); slices.Contains(owned, alias) {
+			key = alias
+			v, err = o.nftChain(ctx, key)
+		} else {
+			v, err = c.read(chain)
+		}
+		if err != nil {
+			return fmt.Errorf("read the chain %s: %w", key, err)
+		}
+		if asleep[ruleset.Key{IPv6: key.IPv6, Table: key.Table}] {
+			v.Rules = append(v.Rules, ruleset.Rule{Verdict: ruleset.Unknown})
+		}
+		o.out.Have.Chains[key] = v
+	}
+	return nil
 }
 
 func (c *nftConn) dormantTables() (map[ruleset.Key]bool, error) {
@@ -227,8 +251,8 @@ func hookName(n nftables.ChainHook) ruleset.Hook {
 	return ruleset.Hook(fmt.Sprintf("hook %d", n))
 }
 
-// applyChains writes all ops in one transaction.
-func (k *Kernel) applyChains(ops []dataplane.Op) (err error) {
+// applyTables writes all ops in our own tables in one transaction.
+func (k *Kernel) applyTables(ops []dataplane.Op) (err error) {
 	for range transactions {
 		err = k.nftDo(func(c *nftConn) error {
 			there, err := c.chainsWhere(func(key ruleset.Key) bool {

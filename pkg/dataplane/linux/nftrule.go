@@ -152,22 +152,31 @@ func appendMatch(b []byte, m ruleset.Match) []byte {
 	return append(append(b, kind, byte(m.Prefix.Bits()), byte(len(ip))), ip...)
 }
 
-func decodeRule(data []byte) (ruleset.Rule, error) {
-	var r ruleset.Rule
-	var b []byte
+// splitUserData gives the comment that nft shows, and what is ours, if any.
+func splitUserData(data []byte) (comment string, ours []byte, err error) {
 	for len(data) >= 2 {
 		size := 2 + int(data[1])
 		if size > len(data) {
-			return ruleset.Rule{}, errUserData
+			return "", nil, errUserData
 		}
 		switch userdata.Type(data[0]) {
 		case userdata.TypeComment:
-			r.Comment = string(bytes.TrimRight(data[2:size], "\x00"))
+			comment = string(bytes.TrimRight(data[2:size], "\x00"))
 		case udataRule:
-			b = data[2:size]
+			ours = data[2:size]
 		}
 		data = data[size:]
 	}
+	return comment, ours, nil
+}
+
+func decodeRule(data []byte) (ruleset.Rule, error) {
+	var r ruleset.Rule
+	comment, b, err := splitUserData(data)
+	if err != nil {
+		return r, err
+	}
+	r.Comment = comment
 	known := verdicts()
 	if len(b) < 10 || b[0] != ruleFormat || int(b[1]) >= len(known) {
 		return ruleset.Rule{}, errUserData

@@ -43,7 +43,8 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 		},
 	}}
 	k.memory.enter(s)
-	for _, step := range []func() error{o.links, o.sysctls, o.addrs, o.fdb, o.neighs, o.routes, o.chains} {
+	chains := func() error { return o.chains(ctx) }
+	for _, step := range []func() error{o.links, o.sysctls, o.addrs, o.fdb, o.neighs, o.routes, chains} {
 		if err := ctx.Err(); err != nil {
 			return dataplane.Observed{}, err
 		}

@@ -54,6 +54,7 @@ func (k *Kernel) Watch(ctx context.Context, dirty chan<- dataplane.Scope) error 
 		g.Go(func() error { return pending.collect(l, concerns) })
 	}
 	g.Go(func() error { return pending.deliver(ctx, dirty) })
+	g.Go(func() error { return k.watchLegacy(ctx, pending) })
 	err = g.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
 		return cause

@@ -20,7 +20,17 @@ import (
 	"github.com/weftnet/weft/pkg/netnstest"
 )
 
-func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	var err error
+	if locks, err = os.MkdirTemp("", "weft-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(locks) }()
+	return netnstest.Run(m)
+}
 
 func TestContract(t *testing.T) {
 	for name, prepare := range map[string]func(*linux.Kernel){
@@ -46,10 +56,11 @@ func TestContract(t *testing.T) {
 
 func open(t testing.TB, n *netnstest.NS) *linux.Kernel {
 	t.Helper()
-	k, err := linux.New(linux.Options{Namespace: n.Handle()})
+	k, err := linux.New(linux.Options{Namespace: n.Handle(), Resync: resync})
 	if err != nil {
 		t.Fatal(err)
 	}
+	k.SetLockFile(lockOf(n))
 	t.Cleanup(k.Close)
 	return k
 }
@@ -296,6 +307,7 @@ func (a *admin) Dump() string {
 		}
 	}
 	out = append(out, dumpChains(a.t, a.ns)...)
+	out = append(out, xtables{a.t, a.ns}.dumpLegacy()...)
 	slices.Sort(out)
 	return strings.Join(out, "\n")
 }

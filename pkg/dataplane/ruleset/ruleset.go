@@ -36,6 +36,18 @@ func (e Engine) String() string {
 	return string(e)
 }
 
+// Facts is what the choice of an engine needs to know about the host.
+type Facts struct {
+	// Programs are the engines of iptables that a program is installed for;
+	// the first is the one that `iptables` itself is.
+	Programs []Engine
+	// RandomFully tells whether those programs know --random-fully (1.6.2).
+	RandomFully bool
+	// Drops are iptables' built-in FORWARD chains with policy drop: in them no
+	// accept of another engine counts.
+	Drops []Key
+}
+
 // Key names one chain.
 type Key struct {
 	Engine Engine
