@@ -154,7 +154,7 @@ func (k *Kernel) Dump() string {
 		if key.Engine != ruleset.NFTables {
 			c.Hook, c.Jump = "", "" // they stand in the built-in chain
 		}
-		add("chain %s %+v", key, c)
+		add("chain %s %s %s", key, c, c.Rules)
 	}
 	for key, rules := range k.builtIn {
 		if len(rules) > 0 {
