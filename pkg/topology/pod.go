@@ -95,6 +95,10 @@ func (p *Pod) runtime() libcni.CNI {
 // networkList is what stands in /etc/cni/net.d of a node, with the paths of
 // this one.
 func (n *Node) networkList(plugin string) (*libcni.NetworkConfigList, error) {
+	delegate := map[string]any{"hairpinMode": true, "isDefaultGateway": true}
+	if n.Bridge != "" {
+		delegate["bridge"] = n.Bridge
+	}
 	conf := map[string]any{
 		"cniVersion": "1.0.0",
 		"name":       networkName,
@@ -103,7 +107,7 @@ func (n *Node) networkList(plugin string) (*libcni.NetworkConfigList, error) {
 			"subnetFile": n.SubnetFile(),
 			"dataDir":    filepath.Join(n.Dir, "cni"),
 			"ipam":       map[string]any{"dataDir": filepath.Join(n.Dir, "networks")},
-			"delegate":   map[string]any{"hairpinMode": true, "isDefaultGateway": true},
+			"delegate":   delegate,
 		}},
 	}
 	raw, err := json.Marshal(conf)

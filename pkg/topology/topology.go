@@ -40,7 +40,8 @@ type Topology struct {
 // Node is a host of the underlay with a directory for its daemon's files.
 type Node struct {
 	Namespace
-	Dir string
+	Dir    string
+	Bridge string // of its pods; empty: the plugin's default
 }
 
 // SubnetFile is where AddPod expects the subnet.env of the node's daemon.
