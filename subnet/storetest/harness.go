@@ -35,6 +35,12 @@ type Harness struct {
 	// PutMalformed writes a key among the leases that can't be read, and
 	// gives the ID under which Snapshot.Malformed must name it.
 	PutMalformed func(t *testing.T) string
+	// Give gives the claim's node subnets that fit the claim's configuration,
+	// the same each time, if it doesn't have them. A store has it whose subnets
+	// come from elsewhere: there Acquire chooses none, and takes none of
+	// another node's. It is called before each Acquire, and unlike a lease
+	// that is deleted, a node is what Delete of its lease deletes.
+	Give func(t *testing.T, c subnet.Claim)
 	// Cut takes the connection of Store (not of the others) away, Heal gives
 	// it back. While it is cut no call gets through.
 	Cut, Heal func(t *testing.T)

@@ -32,7 +32,7 @@ func leaseCases() []testcase {
 
 func publish(t *testing.T, h Harness) {
 	cfg := configure(t, h, dual)
-	old := acquire(t, h.Store, claim(cfg, 1))
+	old := acquire(t, h, h.Store, claim(cfg, 1))
 	next := moved(old)
 	for i, share := range claim(cfg, 2).Shares {
 		next.Shares[i].Public = share.Public
@@ -62,7 +62,7 @@ func publish(t *testing.T, h Harness) {
 }
 
 func publishChanged(t *testing.T, h Harness) {
-	old := acquire(t, h.Store, claim(configure(t, h, single), 1))
+	old := acquire(t, h, h.Store, claim(configure(t, h, single), 1))
 	foreign := moved(old)
 	h.Rewrite(t, foreign)
 	if _, err := h.Store.Publish(timeout(t), old, old); !errors.Is(err, subnet.ErrLeaseChanged) {
@@ -78,7 +78,7 @@ func publishChanged(t *testing.T, h Harness) {
 }
 
 func publishLost(t *testing.T, h Harness) {
-	old := acquire(t, h.Store, claim(configure(t, h, single), 1))
+	old := acquire(t, h, h.Store, claim(configure(t, h, single), 1))
 	h.Delete(t, old)
 	if _, err := h.Store.Publish(timeout(t), old, moved(old)); !errors.Is(err, subnet.ErrLeaseLost) {
 		t.Errorf("want ErrLeaseLost, have %v", err)
@@ -105,7 +105,7 @@ func hold(t *testing.T, s subnet.Store, l subnet.Lease) (context.CancelFunc, <-c
 }
 
 func holdDeleted(t *testing.T, h Harness) {
-	l := acquire(t, h.Store, claim(configure(t, h, dual), 1))
+	l := acquire(t, h, h.Store, claim(configure(t, h, dual), 1))
 	_, result := hold(t, h.Store, l)
 	h.Delete(t, l)
 	if err := wait(t, result, "Hold to see the deletion"); !errors.Is(err, subnet.ErrLeaseLost) {
@@ -114,7 +114,7 @@ func holdDeleted(t *testing.T, h Harness) {
 }
 
 func holdAbsent(t *testing.T, h Harness) {
-	l := acquire(t, h.Store, claim(configure(t, h, single), 1))
+	l := acquire(t, h, h.Store, claim(configure(t, h, single), 1))
 	h.Delete(t, l)
 	_, result := hold(t, h.Store, l)
 	if err := wait(t, result, "Hold to see that there is no lease"); !errors.Is(err, subnet.ErrLeaseLost) {
@@ -123,7 +123,7 @@ func holdAbsent(t *testing.T, h Harness) {
 }
 
 func holdRewritten(t *testing.T, h Harness) {
-	l := acquire(t, h.Store, claim(configure(t, h, dual), 1))
+	l := acquire(t, h, h.Store, claim(configure(t, h, dual), 1))
 	_, result := hold(t, h.Store, l)
 	h.Rewrite(t, moved(l))
 	if err := wait(t, result, "Hold to see the foreign write"); !errors.Is(err, subnet.ErrLeaseChanged) {
@@ -132,7 +132,7 @@ func holdRewritten(t *testing.T, h Harness) {
 }
 
 func holdPublished(t *testing.T, h Harness) {
-	l := acquire(t, h.Store, claim(configure(t, h, single), 1))
+	l := acquire(t, h, h.Store, claim(configure(t, h, single), 1))
 	w := watch(t, h.Store)
 	_, result := hold(t, h.Store, l)
 	next, err := h.Store.Publish(timeout(t), l, moved(l))
@@ -147,7 +147,7 @@ func holdPublished(t *testing.T, h Harness) {
 }
 
 func holdCanceled(t *testing.T, h Harness) {
-	l := acquire(t, h.Store, claim(configure(t, h, single), 1))
+	l := acquire(t, h, h.Store, claim(configure(t, h, single), 1))
 	cancel, result := hold(t, h.Store, l)
 	cancel()
 	if err := wait(t, result, "Hold to end with its context"); !errors.Is(err, context.Canceled) {
@@ -161,12 +161,12 @@ func holdCanceled(t *testing.T, h Harness) {
 
 func holdOverCut(t *testing.T, h Harness) {
 	cfg := configure(t, h, single)
-	l := acquire(t, h.Store, claim(cfg, 1))
+	l := acquire(t, h, h.Store, claim(cfg, 1))
 	w, other := watch(t, h.Store), h.Client(t)
 	_, result := hold(t, h.Store, l)
 	w.until("our lease", func(s subnet.Snapshot) bool { return has(s, l) })
 	h.Cut(t)
-	there := acquire(t, other, claim(cfg, 2))
+	there := acquire(t, h, other, claim(cfg, 2))
 	h.Heal(t)
 	w.until("what happened during the cut", func(s subnet.Snapshot) bool { return has(s, there) })
 	h.Delete(t, l)
@@ -180,7 +180,7 @@ func holdOverCut(t *testing.T, h Harness) {
 // grows with the number of calls is ours.
 func noGoroutines(t *testing.T, h Harness) {
 	cfg := configure(t, h, single)
-	l := acquire(t, h.Store, claim(cfg, 1))
+	l := acquire(t, h, h.Store, claim(cfg, 1))
 	round := func() {
 		ctx, cancel := context.WithCancel(timeout(t))
 		watched, held := make(chan error, 1), make(chan error, 1)
@@ -194,7 +194,7 @@ func noGoroutines(t *testing.T, h Harness) {
 				t.Fatalf("want %v, have %v", context.Canceled, err)
 			}
 		}
-		l = acquire(t, h.Store, again(claim(cfg, 1), l))
+		l = acquire(t, h, h.Store, again(claim(cfg, 1), l))
 		var err error
 		if l, err = h.Store.Publish(timeout(t), l, moved(l)); err != nil {
 			t.Fatal(err)

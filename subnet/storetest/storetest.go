@@ -92,8 +92,11 @@ func again(c subnet.Claim, l subnet.Lease) subnet.Claim {
 }
 
 // acquire must succeed, and give what was claimed.
-func acquire(t *testing.T, s subnet.Store, c subnet.Claim) subnet.Lease {
+func acquire(t *testing.T, h Harness, s subnet.Store, c subnet.Claim) subnet.Lease {
 	t.Helper()
+	if h.Give != nil {
+		h.Give(t, c)
+	}
 	l, err := s.Acquire(timeout(t), c)
 	if err != nil {
 		t.Fatalf("acquire for %s: %v", c.Node, err)

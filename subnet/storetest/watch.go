@@ -40,7 +40,7 @@ func watchWhole(t *testing.T, h Harness) {
 	cfg := configure(t, h, dual)
 	var want []subnet.Lease
 	for n := range 5 {
-		want = append(want, acquire(t, h.Store, claim(cfg, n+1)))
+		want = append(want, acquire(t, h, h.Store, claim(cfg, n+1)))
 	}
 	s := watch(t, h.Client(t)).next()
 	if diff := cmp.Diff(want, s.Leases, content()); diff != "" {
@@ -54,7 +54,7 @@ func watchWhole(t *testing.T, h Harness) {
 func watchChanges(t *testing.T, h Harness) {
 	cfg := configure(t, h, single)
 	w := watch(t, h.Client(t))
-	l := acquire(t, h.Store, claim(cfg, 1))
+	l := acquire(t, h, h.Store, claim(cfg, 1))
 	w.until("the new lease", func(s subnet.Snapshot) bool { return has(s, l) })
 	next := moved(l)
 	changed, err := h.Store.Publish(timeout(t), l, next)
@@ -92,7 +92,7 @@ func watchConfig(t *testing.T, h Harness) {
 
 func watchNonsense(t *testing.T, h Harness) {
 	cfg := configure(t, h, single)
-	l := acquire(t, h.Store, claim(cfg, 1))
+	l := acquire(t, h, h.Store, claim(cfg, 1))
 	w := watch(t, h.Store)
 	w.until("the configuration", configIs(single))
 	for _, raw := range []string{`{"Network":`, `{"Network":"10.9.0.0/30"}`} {
@@ -116,7 +116,7 @@ func watchSlowly(t *testing.T, h Harness) {
 	const changes = 50
 	cfg := configure(t, h, single)
 	slow, fast := watch(t, h.Store), watch(t, h.Store)
-	l := acquire(t, h.Store, claim(cfg, 1))
+	l := acquire(t, h, h.Store, claim(cfg, 1))
 	for n := range changes {
 		next := l
 		next.Shares = slices.Clone(l.Shares)
@@ -137,7 +137,7 @@ func watchSlowly(t *testing.T, h Harness) {
 }
 
 func watchQuietly(t *testing.T, h Harness) {
-	l := acquire(t, h.Store, claim(configure(t, h, single), 1))
+	l := acquire(t, h, h.Store, claim(configure(t, h, single), 1))
 	w := watch(t, h.Store)
 	w.until("our lease", func(s subnet.Snapshot) bool { return has(s, l) })
 	quiet := time.NewTimer(100 * time.Millisecond)
@@ -158,7 +158,7 @@ func watchOrder(t *testing.T, h Harness) {
 	var want []string
 	var leases []subnet.Lease
 	for n := range 12 {
-		l := acquire(t, h.Store, claim(cfg, n+1))
+		l := acquire(t, h, h.Store, claim(cfg, n+1))
 		leases, want = append(leases, l), append(want, l.ID)
 	}
 	// A change doesn't make a lease younger.
@@ -178,7 +178,7 @@ func watchOrder(t *testing.T, h Harness) {
 
 func watchMalformed(t *testing.T, h Harness) {
 	cfg := configure(t, h, dual)
-	before := acquire(t, h.Store, claim(cfg, 1))
+	before := acquire(t, h, h.Store, claim(cfg, 1))
 	w := watch(t, h.Store)
 	w.until("our lease", func(s subnet.Snapshot) bool { return has(s, before) })
 	id := h.PutMalformed(t)
@@ -189,7 +189,7 @@ func watchMalformed(t *testing.T, h Harness) {
 	if !has(s, before) || len(s.Leases) != 1 || len(s.Malformed) != 1 || string(s.Config.Raw) != dual {
 		t.Errorf("want one lease and one malformed key, have %+v", s)
 	}
-	after := acquire(t, h.Store, claim(cfg, 2))
+	after := acquire(t, h, h.Store, claim(cfg, 2))
 	w.until("a lease beside the malformed key", func(s subnet.Snapshot) bool { return has(s, after) && named(s) })
 	s = watch(t, h.Client(t)).next()
 	if !named(s) || !has(s, before) || !has(s, after) {
@@ -201,7 +201,7 @@ func watchOverCut(t *testing.T, h Harness) {
 	cfg := configure(t, h, single)
 	w, other := watch(t, h.Store), h.Client(t)
 	w.until("the configuration", configIs(single))
-	gone := acquire(t, other, claim(cfg, 1))
+	gone := acquire(t, h, other, claim(cfg, 1))
 	w.until("a lease before the cut", func(s subnet.Snapshot) bool { return has(s, gone) })
 	h.Cut(t)
 	ctx, cancel := context.WithCancel(timeout(t))
@@ -210,7 +210,7 @@ func watchOverCut(t *testing.T, h Harness) {
 		_, err := h.Store.Acquire(ctx, claim(cfg, 9))
 		blocked <- err
 	}()
-	there := acquire(t, other, claim(cfg, 2))
+	there := acquire(t, h, other, claim(cfg, 2))
 	h.Delete(t, gone)
 	cancel()
 	if err := wait(t, blocked, "Acquire to end with its context while cut"); err == nil {

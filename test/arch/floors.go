@@ -35,7 +35,7 @@ func floors() []floor {
 
 // kits are the packages that only tests import: suites, and what they stand on.
 func kits() []string {
-	return []string{"backend/backendtest", "subnet/storetest", "pkg/dataplane/kerneltest"}
+	return []string{"backend/backendtest", "subnet/storetest", "subnet/kube/kubetest", "pkg/dataplane/kerneltest"}
 }
 
 // floorOf gives the number of the floor, or -1.
