@@ -31,7 +31,8 @@ func (n *Node) nextClaim() (subnet.Claim, bool) {
 		n.waitFor("backend", err)
 		return subnet.Claim{}, false
 	}
-	if c := n.view.claimed; c.Backend == h.Config.Backend && reflect.DeepEqual(c.Shares, shares) {
+	c := n.view.claimed
+	if string(c.Config.Raw) == string(h.Config.Raw) && c.Backend == h.Config.Backend && reflect.DeepEqual(c.Shares, shares) {
 		return subnet.Claim{}, false
 	}
 	return subnet.Claim{
@@ -141,6 +142,9 @@ func (k keeper) hold(ctx context.Context, claims <-chan subnet.Claim, claim subn
 		stop()
 		k.log.WithError(<-ended).Debug("no longer held as it was: what we announce changes")
 		next.ID, next.Created, next.Previous = lease.ID, lease.Created, subnetsOf(lease)
+		if !subnet.Compatible(next.Config, lease) { // what the disk remembered was out of date
+			return lease, next, false, nil
+		}
 		published, err := k.publish(ctx, lease, next)
 		switch {
 		case ctx.Err() != nil:
