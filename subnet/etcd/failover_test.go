@@ -54,6 +54,7 @@ func startThree(t *testing.T) map[string]*embedded.Server {
 
 // The first endpoint is dead from the start; then the member that leads ends.
 func TestEndpointsThatDie(t *testing.T) {
+	t.Parallel()
 	members := startThree(t)
 	endpoints := append([]string{"http://" + freeAddrs(t, 1)[0]}, slices.Sorted(maps.Keys(members))...)
 	const ttl = 3 * time.Second

@@ -99,6 +99,7 @@ func TestReservationThatDoesNotFitStays(t *testing.T) {
 // A lease becomes a reservation when an operator writes it without an etcd
 // lease. Its old etcd lease takes nothing along when it ends.
 func TestLeaseThatBecomesAReservation(t *testing.T) {
+	t.Parallel()
 	s, admin := open(t, Options{TTL: 2 * time.Second}), raw(t, endpoint)
 	l := mustAcquire(t, s, claim(t, config4, 1))
 	on := etcdLease(t, admin, s.key(l.ID))
