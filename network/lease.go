@@ -32,7 +32,8 @@ func (n *Node) nextClaim() (subnet.Claim, bool) {
 		return subnet.Claim{}, false
 	}
 	c := n.view.claimed
-	if string(c.Config.Raw) == string(h.Config.Raw) && c.Backend == h.Config.Backend && reflect.DeepEqual(c.Shares, shares) {
+	same := string(c.Config.Raw) == string(h.Config.Raw) && c.Backend == h.Config.Backend
+	if same && reflect.DeepEqual(c.Shares, shares) {
 		return subnet.Claim{}, false
 	}
 	return subnet.Claim{
