@@ -142,7 +142,12 @@ type saver struct {
 	failed  bool
 }
 
-func (s *saver) note(snapshot subnet.Snapshot) { s.pending = &snapshot }
+// note has a snapshot saved. One without a configuration is of no use at a start.
+func (s *saver) note(snapshot subnet.Snapshot) {
+	if len(snapshot.Config.Networks) > 0 {
+		s.pending = &snapshot
+	}
+}
 
 func (s *saver) maybeSave() {
 	if s.pending != nil && time.Since(s.last) >= saveDelay {

@@ -142,6 +142,9 @@ func TestNodeComesUp(t *testing.T) {
 		}
 		b.settle(5 * time.Second)
 		b.ready(false, "weftctl config set")
+		if _, err := os.Stat(filepath.Join(b.dir, "state", snapshotFile)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("a snapshot without a configuration was saved: %v", err)
+		}
 		b.server.SetConfig([]byte(config1))
 		b.peer(2, peerMAC)
 		b.settle(5 * time.Second)
