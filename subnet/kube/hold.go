@@ -73,11 +73,19 @@ func (h *holding) judge(ctx context.Context, n node, there bool, revision int64)
 	if wrote.user == nil || equalMaps(h.s.keys.users(&n), wrote.user) {
 		return nil
 	}
-	if _, bad := h.s.keys.overwrites(&n, h.l.Shares); bad != nil {
-		h.s.tell(ctx, &n, "WeftIgnoresAnnotation", bad.Error()+"; the address before stays announced")
+	if h.ignored(ctx, &n) {
 		return nil
 	}
 	return fmt.Errorf("%w: node %s shall announce another address", subnet.ErrLeaseChanged, n.name)
+}
+
+// ignored tells a user whose overwrite is no address: the one before stays.
+func (h *holding) ignored(ctx context.Context, n *node) bool {
+	_, err := h.s.keys.overwrites(n, h.l.Shares)
+	if err != nil {
+		h.s.tell(ctx, n, "WeftIgnoresAnnotation", err.Error()+"; the address before stays announced")
+	}
+	return err != nil
 }
 
 // ours finds what stands at the Node among what we wrote since the last look.

@@ -145,3 +145,5 @@ func TestStore(t *testing.T) {
 		})
 	}
 }
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }

@@ -171,6 +171,9 @@ func (s *Store) write(ctx context.Context, name string, decide func(*node) (anno
 		case !apierrors.IsConflict(err) && (!retry(err) || time.Since(began) > patience):
 			return subnet.Lease{}, err
 		}
+		if apierrors.IsConflict(err) {
+			try = -1 // the server is well, and who was first is done
+		}
 		if err := pause(ctx, try); err != nil {
 			return subnet.Lease{}, err
 		}
