@@ -2,9 +2,9 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,12 +13,7 @@ import (
 
 // TestSystemdIsToldWhenPodsCanBeServed: READY=1 then, and not before.
 func TestSystemdIsToldWhenPodsCanBeServed(t *testing.T) {
-	dir, err := os.MkdirTemp("", "weft") // short: a socket's path may have 107 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	path := filepath.Join(dir, "notify")
+	path := fmt.Sprintf("@weft-test-%d", os.Getpid()) // abstract: in no directory
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
