@@ -4,7 +4,18 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/weftnet/weft/subnet"
 )
+
+// CheckBackend gives the error with which a node that has these backends
+// refuses the configuration's, or nil.
+func CheckBackend(cfg subnet.Config, have ...string) error {
+	if slices.Contains(have, cfg.Backend) {
+		return nil
+	}
+	return refusedBackend(cfg.Backend, have)
+}
 
 // refusedBackend says why a configuration's backend can't be had, and what to
 // use instead. have are the ones that can.

@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/weftnet/weft/backend/vxlan"
+	"github.com/weftnet/weft/network"
 	"github.com/weftnet/weft/subnet"
 	"github.com/weftnet/weft/subnet/etcd"
 )
@@ -121,12 +123,28 @@ func newConfigCommand() *cobra.Command {
 	return config
 }
 
+// checkBackend finds what every node would refuse.
+func checkBackend(cfg subnet.Config) (warnings []string, err error) {
+	if err := network.CheckBackend(cfg, "alloc", "host-gw", "vxlan"); err != nil {
+		return nil, err
+	}
+	if cfg.Backend != "vxlan" {
+		return nil, nil
+	}
+	_, warnings, err = vxlan.ParseOptions(cfg.BackendOptions)
+	return warnings, err
+}
+
 func setConfig(cmd *cobra.Command, flags *storeFlags, raw []byte) error {
 	cfg, err := subnet.ParseConfig(raw)
 	if err != nil {
 		return fmt.Errorf("the configuration is not valid, nothing was written: %w", err)
 	}
-	for _, w := range cfg.Warnings {
+	warnings, err := checkBackend(cfg)
+	if err != nil {
+		return fmt.Errorf("the configuration is not valid, nothing was written: %w", err)
+	}
+	for _, w := range append(cfg.Warnings, warnings...) {
 		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
 	}
 	return flags.with(cmd.Context(), func(ctx context.Context, s *etcd.Store) error {

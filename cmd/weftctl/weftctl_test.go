@@ -151,6 +151,12 @@ func TestCommands(t *testing.T) {
 		"a bad configuration": {
 			[]string{"config", "set", `{"Network":"10.42.0.0/33"}`}, "", "nothing was written",
 		},
+		"a backend that nobody has": {
+			[]string{"config", "set", `{"Network":"10.42.0.0/16","Backend":{"Type":"udp"}}`}, "", "use vxlan",
+		},
+		"a backend's bad option": {
+			[]string{"config", "set", `{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","VNI":0}}`}, "", "VNI",
+		},
 		"no configuration": {[]string{"config", "set"}, "", "1 arg"},
 		"etcd away": {
 			[]string{"leases", "--etcd-endpoints", "http://127.0.0.1:1", "--timeout", "300ms"}, "", "127.0.0.1:1",
