@@ -236,10 +236,11 @@ func FuzzLease(f *testing.F) {
 	f.Add("10.0.0.0/24,10.0.1.0/24,fd00::/64", "", "::ffff:1.2.3.4", "[[[[", "fe80::1%eth0", "null")
 	f.Fuzz(func(t *testing.T, podCIDRs, backend, ip, data, ip6, data6 string) {
 		k := flannelKeys(t)
-		n := &node{name: "n", uid: "u", born: 1, revision: 7, podCIDRs: strings.Split(podCIDRs, ","), annotations: map[string]string{
+		n := &node{name: "n", uid: "u", born: 1, revision: 7, podCIDRs: strings.Split(podCIDRs, ",")}
+		n.annotations = map[string]string{
 			k.managed: "true", k.backend: backend, k.families[0].public: ip, k.families[0].data: data,
 			k.families[1].public: ip6, k.families[1].data: data6,
-		}}
+		}
 		l, _, err := k.lease(n)
 		if err != nil {
 			return

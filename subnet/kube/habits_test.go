@@ -223,7 +223,8 @@ func TestTheNodeIsThatOfThePod(t *testing.T) {
 	if err != nil || l.Node != "node-7" {
 		t.Errorf("have %+v, %v", l, err)
 	}
-	if _, err := kube.New(kube.Options{URL: "http://127.0.0.1:1"}); err == nil || !strings.Contains(err.Error(), "NODE_NAME") {
+	_, err = kube.New(kube.Options{URL: "http://127.0.0.1:1"})
+	if err == nil || !strings.Contains(err.Error(), "NODE_NAME") {
 		t.Errorf("without a name: have %v", err)
 	}
 }
@@ -293,9 +294,11 @@ func TestSelf(t *testing.T) {
 	c := newCluster(t)
 	s, _ := c.open(t)
 	c.Create("node-1", "10.9.1.0/24")
-	c.rewrite(subnet.Lease{Node: "node-1", Backend: "vxlan", Shares: []subnet.Share{{Public: addr("192.0.2.9"), Data: []byte(vtep)}}})
+	share := subnet.Share{Public: addr("192.0.2.9"), Data: []byte(vtep)}
+	c.rewrite(subnet.Lease{Node: "node-1", Backend: "vxlan", Shares: []subnet.Share{share}})
 	c.Annotate("node-1", map[string]string{
-		prefix + "kube-subnet-manager": "true", prefix + "node-public-ip": "192.0.2.8", prefix + "node-public-ipv6": "nonsense",
+		prefix + "kube-subnet-manager": "true",
+		prefix + "node-public-ip":      "192.0.2.8", prefix + "node-public-ipv6": "nonsense",
 	})
 	watched(t, s)("a lease", func(s subnet.Snapshot) bool { return len(s.Leases) == 1 })
 	last, public := s.Self()
@@ -390,11 +393,11 @@ func (c *cluster) join(name, podCIDR, ip string) {
 func TestWatchGoesOn(t *testing.T) {
 	t.Parallel()
 	for name, away := range map[string]func(t *testing.T, c *cluster, back func()){
-		"over a broken connection": func(t *testing.T, c *cluster, back func()) {
+		"over a broken connection": func(_ *testing.T, c *cluster, back func()) {
 			c.join("node-3", "10.9.3.0/24", "192.0.2.3")
 			back()
 		},
-		"over a history that ends": func(t *testing.T, c *cluster, back func()) {
+		"over a history that ends": func(_ *testing.T, c *cluster, back func()) {
 			c.Delete("node-2")
 			c.join("node-3", "10.9.3.0/24", "192.0.2.3")
 			c.Forget()
@@ -408,13 +411,13 @@ func TestWatchGoesOn(t *testing.T) {
 			eventually(t, "the watch to be there again", func() bool { return c.Streams() == 1 })
 			c.Bookmark()
 		},
-		"over a missing verb": func(t *testing.T, c *cluster, back func()) {
+		"over a missing verb": func(_ *testing.T, c *cluster, back func()) {
 			c.Refuse("watch nodes", http.StatusForbidden)
 			back()
 			c.join("node-3", "10.9.3.0/24", "192.0.2.3")
 			c.Refuse("watch nodes", 0)
 		},
-		"over an expired token": func(t *testing.T, c *cluster, back func()) {
+		"over an expired token": func(_ *testing.T, c *cluster, back func()) {
 			c.Refuse("watch nodes", http.StatusUnauthorized)
 			back()
 			c.join("node-3", "10.9.3.0/24", "192.0.2.3")
