@@ -165,7 +165,7 @@ func (p *pieces) domainOf(h backend.Host) dataplane.Domain {
 // apply turns what is known into layers. It needs a lease of ours.
 func (n *Node) apply(ctx context.Context) {
 	h := n.host()
-	if h.Lease.ID == "" || h.Uplink.Iface == "" || !subnet.Compatible(h.Config, h.Lease) {
+	if h.Lease.ID == "" || h.Uplink.Iface == "" || !n.fits(h.Config, h.Lease) {
 		return
 	}
 	b, err := n.backend(h.Config)

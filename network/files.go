@@ -124,7 +124,7 @@ func (n *Node) restore() {
 		n.opts.Log.WithError(err).Warn("saved state is left out; the store will tell")
 	}
 	n.view.lease = lease
-	if lease.ID == "" || len(snapshot.Config.Networks) == 0 || !subnet.Compatible(snapshot.Config, lease) {
+	if lease.ID == "" || len(snapshot.Config.Networks) == 0 || !n.fits(snapshot.Config, lease) {
 		return
 	}
 	n.view.believed, n.view.changed = snapshot, true

@@ -39,7 +39,7 @@ func (n *Node) configChange(s *subnet.Snapshot) {
 // nil. What the backend can't make anything of is found before anything is
 // changed.
 func (n *Node) followable(next subnet.Config) error {
-	if !subnet.Compatible(next, n.view.lease) {
+	if !n.fits(next, n.view.lease) {
 		return fmt.Errorf("our lease %s does not fit into it, and running pods would lose their addresses; "+
 			"drain this node and restart weftd to take a new lease", n.view.lease.ID)
 	}

@@ -26,7 +26,7 @@ func (n *Node) nextClaim() (subnet.Claim, bool) {
 		n.waitFor("backend", err)
 		return subnet.Claim{}, false
 	}
-	shares, err := b.Announce(h, n.view.lease.Shares)
+	shares, err := b.Announce(h, n.announcedBefore())
 	if err != nil {
 		n.waitFor("backend", err)
 		return subnet.Claim{}, false
@@ -47,6 +47,7 @@ type keeper struct {
 	store subnet.Store
 	log   logrus.FieldLogger
 	wait  func(error) // told why there is no lease, or nil when there is
+	fits  func(subnet.Config, subnet.Lease) bool
 }
 
 // fightPause slows down two nodes that believe to hold one lease.
@@ -143,7 +144,7 @@ func (k keeper) hold(ctx context.Context, claims <-chan subnet.Claim, claim subn
 		stop()
 		k.log.WithError(<-ended).Debug("no longer held as it was: what we announce changes")
 		next.ID, next.Created, next.Previous = lease.ID, lease.Created, subnetsOf(lease)
-		if !subnet.Compatible(next.Config, lease) { // what the disk remembered was out of date
+		if !k.fits(next.Config, lease) { // what the disk remembered was out of date
 			return lease, next, false, nil
 		}
 		published, err := k.publish(ctx, lease, next)

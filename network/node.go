@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,6 +65,9 @@ type Node struct {
 
 	poke chan struct{} // a round ended: look at readiness and facts
 
+	self   selfStore     // the store, if this node has an object in it; or nil
+	turned chan struct{} // readiness came or went
+
 	started time.Time
 
 	mu     sync.Mutex
@@ -82,6 +86,7 @@ type view struct {
 	facts     dataplane.Facts
 	asked     []netip.Addr // peers whose paths are in facts, if the backend uses paths; sorted
 	uplink    backend.Uplink
+	public    []netip.Addr // what the uplink was chosen with
 	lease     subnet.Lease // ours; zero while there is none
 	claimed   subnet.Claim // what the lease keeper was told last
 	changed   bool         // something above changed: apply it
@@ -95,7 +100,10 @@ func New(opts Options) *Node {
 		seen:  map[string]bool{},
 		said:  map[string]bool{},
 		poke:  make(chan struct{}, 1),
+
+		turned: make(chan struct{}, 1),
 	}
+	n.self, _ = opts.Store.(selfStore)
 	_, _ = rand.Read(n.random[:]) // never fails (crypto/rand, Go 1.24)
 	n.loop = reconcile.New(opts.Kernel, reconcile.Options{
 		Layers:  []string{layerBase, layerPeers, layerRules, layerConfirmed},
@@ -118,7 +126,7 @@ func (n *Node) Run(ctx context.Context) error {
 	snapshots := make(chan subnet.Snapshot)
 	claims := make(chan subnet.Claim)
 	leases := make(chan subnet.Lease)
-	k := keeper{store: n.opts.Store, log: n.opts.Log, wait: n.storeWait}
+	k := keeper{store: n.opts.Store, log: n.opts.Log, wait: n.storeWait, fits: n.fits}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.loop.Run(ctx) })
@@ -127,6 +135,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.steer(ctx, snapshots, claims, leases) })
 	if n.opts.Socket != "" {
 		g.Go(func() error { return n.serveControl(ctx) })
+	}
+	if n.self != nil {
+		g.Go(func() error { return n.tellStore(ctx) })
 	}
 	err := g.Wait()
 	n.notifyStopping()
@@ -269,7 +280,9 @@ func (n *Node) refreshFacts(ctx context.Context) {
 		n.waitFor("configuration", n.noConfig())
 		return
 	}
-	if !n.takeFactsDue() && n.view.uplink.Iface != "" {
+	wish := n.wish()
+	due := n.takeFactsDue() || !slices.Equal(wish.Public, n.view.public)
+	if !due && n.view.uplink.Iface != "" {
 		return
 	}
 	facts, err := n.readFacts(ctx)
@@ -277,14 +290,14 @@ func (n *Node) refreshFacts(ctx context.Context) {
 		n.waitFor("host", err)
 		return
 	}
-	up, err := uplink.Pick(facts, n.view.believed.Config, n.opts.Wish)
+	up, err := uplink.Pick(facts, n.view.believed.Config, wish)
 	if err != nil {
 		n.waitFor("uplink", err)
 		return
 	}
 	n.view.changed = n.view.changed || !reflect.DeepEqual(up, n.view.uplink) ||
 		!maps.Equal(facts.Paths, n.view.facts.Paths)
-	n.view.facts, n.view.uplink = facts, up
+	n.view.facts, n.view.uplink, n.view.public = facts, up, wish.Public
 	n.opts.Health.Set(conditionUplink, nil)
 }
 
@@ -298,11 +311,11 @@ func (n *Node) takeFactsDue() bool {
 
 // noConfig says why there is no configuration.
 func (n *Node) noConfig() error {
+	silent, empty := n.storeAdvice()
 	if !n.view.confirmed {
-		return errors.New("the store has not answered yet; check that etcd runs, and --etcd-endpoints")
+		return silent
 	}
-	return errors.New(`the store has no valid network configuration yet; ` +
-		`write one: weftctl config set '{"Network":"10.42.0.0/16"}'`)
+	return empty
 }
 
 // waitFor records what the node waits for, and logs it once, unless it is what

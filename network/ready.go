@@ -163,6 +163,12 @@ func (n *Node) env() subnetenv.Env {
 // announceReadiness tells changes to the log and to systemd (sd_notify(3)).
 func (n *Node) announceReadiness(notReady error) {
 	was := n.setReady(notReady == nil)
+	if was != (notReady == nil) {
+		select {
+		case n.turned <- struct{}{}:
+		default: // told already
+		}
+	}
 	switch {
 	case notReady == nil && !was:
 		after := time.Since(n.started).Round(time.Millisecond)
