@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/weftnet/weft/subnet/etcd/embedded"
+	"github.com/weftnet/weft/subnet/kube"
 )
 
 // settings are the values of all flags.
@@ -29,6 +30,8 @@ type settings struct {
 	healthzPort                    int
 	embedded                       bool
 	server                         embedded.Options
+	kube                           bool
+	kubeOptions                    kube.Options
 	network, network6              prefix
 	logLevel, logFormat            string
 	verbosity                      int
@@ -56,6 +59,10 @@ func groups() []group {
 			"embedded-etcd-cafile", "embedded-etcd-certfile", "embedded-etcd-keyfile", "embedded-etcd-insecure",
 			"embedded-etcd-peers", "embedded-etcd-name", "network", "ipv6-network",
 		}},
+		{"Kubernetes: the leases are in its Nodes, the network configuration is in a file", []string{
+			"kube-subnet-mgr", "kube-api-url", "kubeconfig-file", "kube-annotation-prefix", "net-config-path",
+			"set-node-network-unavailable",
+		}},
 		{"Underlay: the interface and address that carry the tunnel", []string{
 			"iface", "iface-regex", "iface-can-reach", "public-ip", "public-ipv6",
 		}},
@@ -73,6 +80,7 @@ func (s *settings) flagSet() *flag.FlagSet {
 	fs := flag.NewFlagSet("weftd", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // errors are returned, and printed once
 	s.storeFlags(fs)
+	s.kubeFlags(fs)
 	s.embeddedFlags(fs)
 	s.nodeFlags(fs)
 	s.runningFlags(fs)

@@ -32,6 +32,7 @@ func parse(args, environ []string) (settings, *flag.FlagSet, error) {
 	tie(given)
 	errEnviron := s.fromEnviron(fs, environ, given)
 	tie(given)
+	s.nodeFrom(environ)
 	err := errors.Join(errEnviron, s.fromFile(fs, given), s.check())
 	if err != nil {
 		return s, fs, &usageError{err}
@@ -132,6 +133,7 @@ func (s *settings) check() error {
 		"--network and --ipv6-network go with --embedded-etcd; for another etcd use: weftctl config set")
 	wrong(!s.embedded && s.server.Peers+s.server.Name+s.server.CertFile+s.server.KeyFile+s.server.CAFile != "",
 		"--embedded-etcd-peers, -name, -certfile, -keyfile and -cafile go with --embedded-etcd")
+	wrong(s.kube && s.embedded, "--kube-subnet-mgr and --embedded-etcd: the leases are in one of them")
 	wrong((s.etcdCert == "") != (s.etcdKey == ""),
 		"--etcd-certfile and --etcd-keyfile go together: give both or none")
 	wrong(slices.ContainsFunc(s.etcdEndpoints, func(e string) bool { return strings.Contains(e, "@") }),

@@ -381,12 +381,23 @@ func TestRenewMargins(t *testing.T) {
 
 func TestVariablesThatAreNoSettings(t *testing.T) {
 	_, s, err := settingsOf(t, parseCase{env: []string{
-		"WEFTD_IFCAE=eth0", "FLANNELD_KUBE_SUBNET_MGR=true", "FLANNELD_IFACE=eth0", "FLANNEL_MTU=1", "HOME=/", "WEFTD_NONE=",
+		"WEFTD_IFCAE=eth0", "FLANNELD_IPTABLES_RESYNC=5", "FLANNELD_IFACE=eth0", "FLANNEL_MTU=1", "HOME=/", "WEFTD_NONE=",
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]string{"FLANNELD_KUBE_SUBNET_MGR", "WEFTD_IFCAE"}, s.ignored); d != "" {
+	if d := cmp.Diff([]string{"FLANNELD_IPTABLES_RESYNC", "WEFTD_IFCAE"}, s.ignored); d != "" {
 		t.Errorf("(-want +have):\n%s", d)
+	}
+}
+
+func TestWhichNodeIsOurs(t *testing.T) {
+	env := []string{"NODE_NAME=node-1", "POD_NAME=weft-abc", "POD_NAMESPACE=kube-flannel"}
+	_, s, err := settingsOf(t, parseCase{env: env})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := s.kubeOptions; o.Node != "node-1" || o.PodName != "weft-abc" || o.PodSpace != "kube-flannel" {
+		t.Errorf("have %+v", o)
 	}
 }

@@ -88,7 +88,9 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	g.Go(func() error { return s.createConfig(ctx, store, log) })
+	if etcdStore, ok := store.(*etcd.Store); ok {
+		g.Go(func() error { return s.createConfig(ctx, etcdStore, log) })
+	}
 	kernel, err := linux.New(linux.Options{})
 	if err != nil {
 		return err
@@ -120,7 +122,7 @@ func backends() map[string]backend.Backend {
 	return map[string]backend.Backend{"vxlan": vxlan.New(), "host-gw": hostgw.New(), "alloc": alloc.New()}
 }
 
-func openStore(s settings, log logrus.FieldLogger) (*etcd.Store, error) {
+func openEtcd(s settings, log logrus.FieldLogger) (*etcd.Store, error) {
 	return etcd.New(etcd.Options{
 		Endpoints: s.etcdEndpoints,
 		Prefix:    s.etcdPrefix,
