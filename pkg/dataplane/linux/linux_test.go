@@ -15,6 +15,7 @@ import (
 
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/linux"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
 	"github.com/weftnet/weft/pkg/netnstest"
 )
@@ -62,7 +63,20 @@ func scope(all bool, keys dataplane.State) dataplane.Scope {
 		Links:    map[string]dataplane.Link{dev: device()},
 		Networks: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd00:42::/48")},
 		Tables:   []string{"weft"},
+		Chains:   owned(),
 	}}
+}
+
+func owned() []ruleset.Key {
+	var keys []ruleset.Key
+	for _, e := range []ruleset.Engine{ruleset.IPTablesNFT, ruleset.IPTablesLegacy} {
+		for _, ipv6 := range []bool{false, true} {
+			keys = append(keys,
+				ruleset.Key{Engine: e, IPv6: ipv6, Table: "nat", Chain: "FLANNEL-POSTRTG"},
+				ruleset.Key{Engine: e, IPv6: ipv6, Table: "filter", Chain: "FLANNEL-FWD"})
+		}
+	}
+	return keys
 }
 
 func (h *host) observe(s dataplane.Scope) dataplane.Observed {
