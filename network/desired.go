@@ -15,6 +15,7 @@ import (
 	"github.com/weftnet/weft/network/masq"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/layers"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/subnet"
 )
 
@@ -28,17 +29,16 @@ const (
 	layerConfirmed = "confirmed"
 )
 
-const ourTable = "weft"
-
-// tableOf names our nftables table. Two daemons for two networks share a host by
-// their VNIs, and each takes everything out of its table that it doesn't want.
-func tableOf(base *dataplane.State) string {
+// suffixOf keeps our chains apart from others'. Two daemons for two networks
+// share a host by their VNIs, and each takes everything out of its table that it
+// doesn't want.
+func suffixOf(base *dataplane.State) string {
 	for _, l := range base.Links {
 		if l.VNI > 1 { // 1 is the default
-			return fmt.Sprintf("%s-%d", ourTable, l.VNI)
+			return fmt.Sprintf("-%d", l.VNI)
 		}
 	}
-	return ourTable
+	return ""
 }
 
 // pieces keeps the fragments of the last time, so that what did not change
@@ -50,8 +50,9 @@ type pieces struct {
 	rules []layers.Fragment
 	peers map[string]piece // by lease ID
 	// retired are devices of configurations of before, see retire.
-	retired map[string]dataplane.Link
-	tables  []string // of this configuration and of those before
+	retired  map[string]dataplane.Link
+	suffixes []string // of this configuration and of those before
+	options  masq.Options
 }
 
 type piece struct {
@@ -61,16 +62,18 @@ type piece struct {
 	err      error
 }
 
-// renew forgets everything if the host is not what it was, and tells so.
+// renew forgets everything if the host is not what it was, or other rules are
+// wanted, and tells so.
 func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, hole bool) (bool, error) {
-	if p.base != nil && sameHost(p.host, h) {
+	if p.base != nil && sameHost(p.host, h) && reflect.DeepEqual(p.options, rules) {
 		return false, nil
 	}
+	options := rules
 	base, err := b.Base(h)
 	if err != nil {
 		return false, err
 	}
-	rules.Table = tableOf(&base)
+	rules.Suffix = suffixOf(&base)
 	firewall := dataplane.State{Chains: masq.Chains(rules), Sysctls: masq.Sysctls(rules.Networks)}
 	if hole {
 		firewall.Routes = blackholes(rules.Subnets)
@@ -79,13 +82,14 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 	if p.base != nil {
 		retired = retire(p.retired, p.base[0].State, &base)
 	}
-	tables := slices.Clone(p.tables)
-	if !slices.Contains(tables, rules.Table) {
-		tables = append(tables, rules.Table)
+	suffixes := slices.Clone(p.suffixes)
+	if !slices.Contains(suffixes, rules.Suffix) {
+		suffixes = append(suffixes, rules.Suffix)
 	}
 	*p = pieces{
-		retired: retired,
-		tables:  tables,
+		retired:  retired,
+		suffixes: suffixes,
+		options:  options,
 
 		host:  h,
 		base:  []layers.Fragment{{ID: layerBase, State: &base}},
@@ -149,7 +153,14 @@ func peerName(l subnet.Lease) string {
 
 // domainOf is what is ours on this host.
 func (p *pieces) domainOf(h backend.Host) dataplane.Domain {
-	d := dataplane.Domain{Links: map[string]dataplane.Link{}, Uplink: h.Uplink.Iface, Tables: p.tables}
+	d := dataplane.Domain{Links: map[string]dataplane.Link{}, Uplink: h.Uplink.Iface}
+	for _, suffix := range p.suffixes {
+		d.Tables = append(d.Tables, masq.Table(suffix))
+		d.Chains = append(d.Chains, masq.Owned(suffix)...)
+	}
+	if !slices.Contains(p.suffixes, "") { // flannel has one name for all networks
+		d.Leftovers = masq.Owned("")
+	}
 	for name, l := range p.base[0].State.Links {
 		d.Links[name] = dataplane.Link{VNI: l.VNI, Port: l.Port, Local: l.Local}
 	}
@@ -176,7 +187,8 @@ func (n *Node) apply(ctx context.Context) {
 		n.waitFor("backend", err)
 		return
 	}
-	anew, err := n.pieces.renew(b, h, n.ruleOptions(h), n.opts.Blackhole)
+	rules, why := n.ruleOptions(h)
+	anew, err := n.pieces.renew(b, h, rules, n.opts.Blackhole)
 	if err != nil {
 		n.waitFor("backend", err)
 		return
@@ -193,6 +205,7 @@ func (n *Node) apply(ctx context.Context) {
 		n.refusedBase(n.loop.Set(layerBase, n.pieces.base))
 		n.refusedBase(n.loop.Set(layerRules, n.pieces.rules))
 		n.logHost(h, b)
+		n.tellEngine(why)
 	}
 	refused := n.loop.Set(layerPeers, peers)
 	for _, r := range refused {
@@ -205,7 +218,10 @@ func (n *Node) apply(ctx context.Context) {
 		n.loop.Own(n.pieces.domainOf(h))
 	}
 	n.logSkipped(no)
-	n.updateStatus(func(s *Status) { s.fillPeers(h, b.MTU(h), len(peers)-len(refused), no) })
+	n.updateStatus(func(s *Status) {
+		s.fillPeers(h, b.MTU(h), len(peers)-len(refused), no)
+		s.Rules = RulesStatus{why.String(), why.reason, why.warning}
+	})
 }
 
 func (n *Node) backend(cfg subnet.Config) (backend.Backend, error) {
@@ -216,15 +232,33 @@ func (n *Node) backend(cfg subnet.Config) (backend.Backend, error) {
 	return b, nil
 }
 
-func (n *Node) ruleOptions(h backend.Host) masq.Options {
+// ruleOptions are the rules that are wanted, and why in this engine.
+func (n *Node) ruleOptions(h backend.Host) (masq.Options, engine) {
 	var networks []netip.Prefix
 	for _, w := range h.Config.Networks {
 		networks = append(networks, w.Prefix)
 	}
+	firewall := n.view.facts.Firewall
+	e := chooseEngine(h.Config.Engine, n.opts.Forward, networks, firewall)
 	return masq.Options{
-		Networks: networks, Subnets: subnetsOf(h.Lease),
-		Masquerade: n.opts.Masquerade, Forward: n.opts.Forward, FullyRandom: n.opts.FullyRandom,
+		Engine: e.Engine, Networks: networks, Subnets: subnetsOf(h.Lease),
+		Masquerade: n.opts.Masquerade, Forward: n.opts.Forward,
+		FullyRandom: n.opts.FullyRandom && (e.Engine == ruleset.NFTables || firewall.RandomFully),
+	}, e
+}
+
+// tellEngine logs the choice of an engine, when it is another than before.
+func (n *Node) tellEngine(e engine) {
+	if e == n.told {
+		return
 	}
+	n.told = e
+	log := n.opts.Log.WithFields(logrus.Fields{"engine": e.String(), "reason": e.reason})
+	if e.warning != "" {
+		log.WithField("warning", e.warning).Warn("rules engine")
+		return
+	}
+	log.Info("rules engine")
 }
 
 // refusedBase can't happen unless two layers of ours want one key: our bug.
@@ -248,9 +282,6 @@ func (n *Node) logHost(h backend.Host, b backend.Backend) {
 	warnings := slices.Clone(h.Config.Warnings)
 	if w, ok := b.(backend.Warner); ok {
 		warnings = append(warnings, w.Warnings(h.Config)...)
-	}
-	if h.Config.Engine == "iptables" {
-		warnings = append(warnings, "EnableNFTables: is false, but this weftd writes its rules with nftables only")
 	}
 	for _, w := range warnings {
 		n.once("config "+w, func(log logrus.FieldLogger) { log.WithField("warning", w).Warn("network configuration") })

@@ -62,6 +62,7 @@ type Node struct {
 	admit  subnet.Admitter
 	pieces pieces
 	seen   map[string]bool // what was logged once already
+	told   engine          // likewise
 
 	poke chan struct{} // a round ended: look at readiness and facts
 
@@ -296,7 +297,7 @@ func (n *Node) refreshFacts(ctx context.Context) {
 		return
 	}
 	n.view.changed = n.view.changed || !reflect.DeepEqual(up, n.view.uplink) ||
-		!maps.Equal(facts.Paths, n.view.facts.Paths)
+		!maps.Equal(facts.Paths, n.view.facts.Paths) || !reflect.DeepEqual(facts.Firewall, n.view.facts.Firewall)
 	n.view.facts, n.view.uplink, n.view.public = facts, up, wish.Public
 	n.opts.Health.Set(conditionUplink, nil)
 }

@@ -25,6 +25,7 @@ type Status struct {
 	Node     NodeStatus       `json:"node"`
 	Peers    int              `json:"peers"` // programmed
 	Skipped  []subnet.Skipped `json:"skipped,omitempty"`
+	Rules    RulesStatus      `json:"rules"`
 	Store    StoreStatus      `json:"store"`
 	Rounds   int              `json:"rounds"` // passes of the loop that read all, wrote or failed
 	Ops      int              `json:"ops"`    // kernel writes since the start
@@ -40,6 +41,13 @@ type NodeStatus struct {
 	Local   []string `json:"local"`
 	Public  []string `json:"public"`
 	MTU     int      `json:"mtu"`
+}
+
+// RulesStatus is who holds our rules.
+type RulesStatus struct {
+	Engine  string `json:"engine"`
+	Reason  string `json:"reason"`
+	Warning string `json:"warning,omitempty"`
 }
 
 // StoreStatus is how the store was heard last.

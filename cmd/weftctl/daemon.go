@@ -145,6 +145,12 @@ func printStatus(out io.Writer, s network.Status, now time.Time) error {
 		row("Uplink", fmt.Sprintf("%s, %s", s.Node.Uplink, strings.Join(s.Node.Local, ", ")))
 		row("Public", strings.Join(s.Node.Public, ", "))
 	}
+	if s.Rules.Engine != "" {
+		row("Rules", fmt.Sprintf("in %s: %s", s.Rules.Engine, s.Rules.Reason))
+	}
+	if s.Rules.Warning != "" {
+		row("", s.Rules.Warning)
+	}
 	row("Peers", fmt.Sprintf("%d programmed, %d left out", s.Peers, len(s.Skipped)))
 	row("Store", heard)
 	row("Kernel", fmt.Sprintf("%d rounds, %d writes, last round took %s", s.Rounds, s.Ops, s.LastTook))

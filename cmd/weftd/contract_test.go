@@ -29,6 +29,7 @@ func TestFlannelsFlags(t *testing.T) {
 		"ip-masq":                      "false",
 		"ip-masq-fully-random-disable": "false",
 		"iptables-forward-rules":       "true",
+		"iptables-resync":              "5",
 		"ip-blackhole-route":           "false",
 		"healthz-ip":                   "0.0.0.0",
 		"healthz-port":                 "0",

@@ -26,6 +26,7 @@ type settings struct {
 	subnetFile, stateDir, socket   string
 	ipMasq, forwardRules, noRandom bool
 	blackhole                      bool
+	resync                         int
 	healthzIP                      string
 	healthzPort                    int
 	embedded                       bool
@@ -67,7 +68,8 @@ func groups() []group {
 			"iface", "iface-regex", "iface-can-reach", "public-ip", "public-ipv6",
 		}},
 		{"Pods: what they get", []string{
-			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules", "ip-blackhole-route",
+			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules", "iptables-resync",
+			"ip-blackhole-route",
 		}},
 		{"Running", []string{
 			"config", "state-dir", "socket", "healthz-ip", "healthz-port", "log-level", "log-format",
@@ -115,6 +117,8 @@ func (s *settings) nodeFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&s.ipMasq, "ip-masq", false, "masquerade what pods send to outside of the overlay")
 	fs.BoolVar(&s.noRandom, "ip-masq-fully-random-disable", false, "masquerade without random source ports")
 	fs.BoolVar(&s.forwardRules, "iptables-forward-rules", true, "accept forwarded pod traffic in our own chain")
+	fs.IntVar(&s.resync, "iptables-resync", 5,
+		"`seconds` between looks at iptables-legacy, where changes are not notified; elsewhere they are")
 	fs.BoolVar(&s.blackhole, "ip-blackhole-route", false,
 		"drop what is for an address of our own subnet that no pod has, instead of sending it elsewhere")
 }

@@ -147,6 +147,7 @@ func (s *settings) check() error {
 	wrong(s.publicIPv6.IsValid() && !s.publicIPv6.Is6(),
 		"--public-ipv6 %s: not an IPv6 address; use --public-ip", s.publicIPv6.Addr)
 	wrong(s.healthzPort < 0 || s.healthzPort > 65535, "--healthz-port %d: a port is 0 to 65535", s.healthzPort)
+	wrong(s.resync < 1, "--iptables-resync %d: must be 1 second or more", s.resync)
 	wrong(!slices.Contains([]string{"error", "warn", "info", "debug"}, s.logLevel),
 		"--log-level %q: use error, warn, info or debug", s.logLevel)
 	wrong(s.logFormat != "text" && s.logFormat != "json", "--log-format %q: use text or json", s.logFormat)

@@ -198,6 +198,7 @@ func checks() map[string]parseCase {
 		"IPv4 as IPv6": {
 			args: []string{"--public-ipv6=192.0.2.1"}, err: "--public-ipv6 192.0.2.1: not an IPv6 address; use --public-ip",
 		},
+		"a resync of 0": {args: []string{"--iptables-resync=0"}, err: "--iptables-resync 0: must be 1 second or more"},
 		"not a port":    {args: []string{"--healthz-port=65536"}, err: "--healthz-port 65536: a port is 0 to 65535"},
 		"not a format":  {args: []string{"--log-format=xml"}, err: `--log-format "xml": use text or json`},
 		"a level twice": {args: []string{"--log-level=error", "-v=9"}, want: map[string]string{"log-level": "error", "v": "9"}},
@@ -381,12 +382,12 @@ func TestRenewMargins(t *testing.T) {
 
 func TestVariablesThatAreNoSettings(t *testing.T) {
 	_, s, err := settingsOf(t, parseCase{env: []string{
-		"WEFTD_IFCAE=eth0", "FLANNELD_IPTABLES_RESYNC=5", "FLANNELD_IFACE=eth0", "FLANNEL_MTU=1", "HOME=/", "WEFTD_NONE=",
+		"WEFTD_IFCAE=eth0", "FLANNELD_LISTEN=:8888", "FLANNELD_IFACE=eth0", "FLANNEL_MTU=1", "HOME=/", "WEFTD_NONE=",
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]string{"FLANNELD_IPTABLES_RESYNC", "WEFTD_IFCAE"}, s.ignored); d != "" {
+	if d := cmp.Diff([]string{"FLANNELD_LISTEN", "WEFTD_IFCAE"}, s.ignored); d != "" {
 		t.Errorf("(-want +have):\n%s", d)
 	}
 }

@@ -91,7 +91,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	if etcdStore, ok := store.(*etcd.Store); ok {
 		g.Go(func() error { return s.createConfig(ctx, etcdStore, log) })
 	}
-	kernel, err := linux.New(linux.Options{})
+	kernel, err := linux.New(linux.Options{Resync: time.Duration(s.resync) * time.Second})
 	if err != nil {
 		return err
 	}

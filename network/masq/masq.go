@@ -11,7 +11,6 @@
 package masq
 
 import (
-	"cmp"
 	"net/netip"
 
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
@@ -20,7 +19,7 @@ import (
 // Options say what is wanted of which networks.
 type Options struct {
 	Engine      ruleset.Engine
-	Table       string         // ours in nftables; empty: weft
+	Suffix      string         // "-2" keeps our chains apart from those of other networks on this host
 	Networks    []netip.Prefix // the cluster's, one per family
 	Subnets     []netip.Prefix // our own, likewise; a network without one gets no masquerading
 	Masquerade  bool
@@ -29,7 +28,7 @@ type Options struct {
 }
 
 const (
-	defaultTable = "weft"
+	table = "weft"
 
 	filterPriority = 0
 	srcnatPriority = 100 // NF_IP_PRI_NAT_SRC
@@ -54,14 +53,17 @@ func Chains(o Options) map[ruleset.Key]ruleset.Chain {
 	return chains
 }
 
-// Owned are the chains in tables of iptables' that are ours by their names: what
-// weft or flannel once made there and is not wanted any more is taken away.
-func Owned() []ruleset.Key {
+// Table is our nftables table, with the suffix of Options.
+func Table(suffix string) string { return table + suffix }
+
+// Owned are the chains in tables of iptables' that Options with that suffix may
+// make there.
+func Owned(suffix string) []ruleset.Key {
 	var keys []ruleset.Key
 	for _, engine := range []ruleset.Engine{ruleset.IPTablesNFT, ruleset.IPTablesLegacy} {
 		for _, p := range []place{masqueradePlace(), forwardPlace()} {
 			for _, ipv6 := range []bool{false, true} {
-				keys = append(keys, ruleset.Key{Engine: engine, IPv6: ipv6, Table: p.base.Type, Chain: p.flannels})
+				keys = append(keys, ruleset.Key{Engine: engine, IPv6: ipv6, Table: p.base.Type, Chain: p.flannels + suffix})
 			}
 		}
 	}
@@ -93,13 +95,13 @@ func forwardPlace() place {
 func put(chains map[ruleset.Key]ruleset.Chain, p place, o Options, ipv6 bool, rules []ruleset.Rule) {
 	if o.Engine == ruleset.NFTables {
 		p.base.Rules = rules
-		chains[ruleset.Key{IPv6: ipv6, Table: cmp.Or(o.Table, defaultTable), Chain: p.chain}] = p.base
+		chains[ruleset.Key{IPv6: ipv6, Table: Table(o.Suffix), Chain: p.chain}] = p.base
 		return
 	}
 	for i := range rules {
 		rules[i].Comment = p.comment
 	}
-	key := ruleset.Key{Engine: o.Engine, IPv6: ipv6, Table: p.base.Type, Chain: p.flannels}
+	key := ruleset.Key{Engine: o.Engine, IPv6: ipv6, Table: p.base.Type, Chain: p.flannels + o.Suffix}
 	chains[key] = ruleset.Chain{Hook: p.base.Hook, Jump: p.comment, Rules: rules}
 }
 

@@ -40,10 +40,14 @@ func TestChains(t *testing.T) {
 		"ports not fully random": {
 			Networks: networks[:1], Subnets: subnets[:1], Masquerade: true,
 		},
-		"forward only":                {Networks: networks, Subnets: subnets, Forward: true},
-		"masquerade only":             {Networks: networks, Subnets: subnets, Masquerade: true, FullyRandom: true},
-		"no subnet of a family":       {Networks: networks, Subnets: subnets[:1], Masquerade: true},
-		"a table of a second network": {Table: "weft-2", Networks: networks, Subnets: subnets, Masquerade: true, Forward: true},
+		"forward only":          {Networks: networks, Subnets: subnets, Forward: true},
+		"masquerade only":       {Networks: networks, Subnets: subnets, Masquerade: true, FullyRandom: true},
+		"no subnet of a family": {Networks: networks, Subnets: subnets[:1], Masquerade: true},
+		"a second network on iptables": {
+			Engine: ruleset.IPTablesLegacy, Suffix: "-2", Networks: networks[:1], Subnets: subnets[:1],
+			Masquerade: true, Forward: true,
+		},
+		"a table of a second network": {Suffix: "-2", Networks: networks, Subnets: subnets, Masquerade: true, Forward: true},
 		"nothing":                     {Networks: networks, Subnets: subnets},
 		"subnets in another order": {
 			Networks: networks, Subnets: []netip.Prefix{subnets[1], subnets[0]}, Masquerade: true,
@@ -157,16 +161,20 @@ func TestWhatHappensToPackets(t *testing.T) {
 // What an engine of iptables can hold of ours, Owned must name: nothing else is
 // taken away when the engine changes.
 func TestOwnedNamesAllThatIsMade(t *testing.T) {
+	const suffix = "-16777215" // the largest VNI
 	made := map[ruleset.Key]bool{}
 	for _, engine := range []ruleset.Engine{ruleset.IPTablesNFT, ruleset.IPTablesLegacy} {
 		for key := range masq.Chains(masq.Options{
-			Engine: engine, Networks: networks, Subnets: subnets, Masquerade: true, Forward: true,
+			Engine: engine, Suffix: suffix, Networks: networks, Subnets: subnets, Masquerade: true, Forward: true,
 		}) {
+			if len(key.Chain) > 28 { // XT_EXTENSION_MAXNAMELEN - 1
+				t.Errorf("iptables refuses a name as long as %s", key.Chain)
+			}
 			made[key] = true
 		}
 	}
 	owned := map[ruleset.Key]bool{}
-	for _, key := range masq.Owned() {
+	for _, key := range masq.Owned(suffix) {
 		owned[key] = true
 	}
 	if d := cmp.Diff(made, owned); d != "" || len(owned) != 8 {

@@ -130,6 +130,9 @@ type Domain struct {
 	Uplink   string          // foreign interface that routes of ours may lead through
 	Tables   []string        // nftables table names, in both families
 	Chains   []ruleset.Key   // iptables chains that are ours by their names
+	// Leftovers are iptables chains that are ours if their rules speak of
+	// Networks: flannel has one name for all.
+	Leftovers []ruleset.Key
 }
 
 // Observed is what the kernel says about a Scope.

@@ -91,6 +91,7 @@ type daemon struct {
 	t    testing.TB
 	node *topology.Node
 	args []string
+	env  []string // beside our own
 	proc *topology.Process
 }
 
@@ -130,6 +131,7 @@ func (d *daemon) start() *daemon {
 	defer func() { _ = out.Close() }()
 	cmd := exec.Command(filepath.Join(bin, "weftd"), d.args...)
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = append(os.Environ(), d.env...)
 	if d.proc, err = d.node.Start(cmd); err != nil {
 		d.t.Fatal(err)
 	}

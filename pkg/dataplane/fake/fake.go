@@ -25,6 +25,7 @@ type Kernel struct {
 	routes  map[dataplane.RouteKey]route
 	chains  map[ruleset.Key]ruleset.Chain
 	builtIn map[ruleset.Key][]builtInRule // of iptables
+	host    ruleset.Facts
 	sysctls map[string]string
 	created int // interfaces ever made
 
@@ -100,7 +101,8 @@ func (k *Kernel) Restarted() *Kernel {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return &Kernel{
-		ifaces: k.ifaces, routes: k.routes, chains: k.chains, builtIn: k.builtIn, sysctls: k.sysctls, created: k.created,
+		ifaces: k.ifaces, routes: k.routes, chains: k.chains, builtIn: k.builtIn, host: k.host,
+		sysctls: k.sysctls, created: k.created,
 		asked:    map[string]bool{ipForward: true, ip6Forward: true},
 		watchers: map[*watcher]bool{},
 	}
@@ -214,5 +216,7 @@ func copyDomain(d dataplane.Domain) dataplane.Domain {
 		Uplink:   d.Uplink,
 		Tables:   append([]string(nil), d.Tables...),
 		Chains:   append([]ruleset.Key(nil), d.Chains...),
+
+		Leftovers: append([]ruleset.Key(nil), d.Leftovers...),
 	}
 }

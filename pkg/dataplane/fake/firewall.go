@@ -16,12 +16,22 @@ type builtInRule struct {
 	comment string
 }
 
-// ours are chains in tables of that name, and in iptables those of that name.
+// SetFirewall is what Facts say from now on of iptables on this host. Nobody is
+// told.
+func (k *Kernel) SetFirewall(f ruleset.Facts) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.host = f
+}
+
+// ours are chains in tables of that name, and in iptables those of that name, or
+// of another if they are about our networks.
 func (k *Kernel) ours(key ruleset.Key) bool {
 	if key.Engine == ruleset.NFTables {
 		return slices.Contains(k.domain.Tables, key.Table)
 	}
-	return slices.Contains(k.domain.Chains, key)
+	return slices.Contains(k.domain.Chains, key) ||
+		slices.Contains(k.domain.Leftovers, key) && k.chains[key].SpeaksOf(k.domain.Networks)
 }
 
 func builtInKey(of ruleset.Key, h ruleset.Hook) ruleset.Key {

@@ -20,7 +20,9 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f := dataplane.Facts{Ifaces: map[string]dataplane.Iface{}, Defaults: map[dataplane.RouteKey]dataplane.Route{}}
+	f := dataplane.Facts{
+		Ifaces: map[string]dataplane.Iface{}, Defaults: map[dataplane.RouteKey]dataplane.Route{}, Firewall: k.host,
+	}
 	for name, i := range k.ifaces {
 		fact := dataplane.Iface{Index: i.index, MTU: i.mtu, MAC: i.mac, Up: i.up, Addrs: i.sortedAddrs()}
 		if i.vxlan != nil {

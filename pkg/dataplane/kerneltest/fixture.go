@@ -53,6 +53,8 @@ func domain() dataplane.Domain {
 		Uplink:   uplink,
 		Tables:   []string{"weft", "flannel-ipv4"},
 		Chains:   ownedKeys(),
+
+		Leftovers: leftoverKeys(),
 	}
 	for _, s := range sides() {
 		d.Links[s.dev] = s.link

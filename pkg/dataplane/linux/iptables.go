@@ -39,7 +39,7 @@ func builtIns() []string { return []string{"PREROUTING", "INPUT", "FORWARD", "OU
 // owned are the keys of one engine that the scope asks for.
 func (o *observation) owned(e ruleset.Engine) []ruleset.Key {
 	var keys []ruleset.Key
-	for _, key := range o.scope.Domain.Chains {
+	for _, key := range slices.Concat(o.scope.Domain.Chains, o.scope.Domain.Leftovers) {
 		_, named := o.scope.Keys.Chains[key]
 		if key.Engine == e && (o.scope.All || named) {
 			keys = append(keys, key)
@@ -60,6 +60,14 @@ func (o *observation) legacyChains(ctx context.Context) {
 		} else {
 			v.Rules = []ruleset.Rule{{Verdict: ruleset.Unknown}}
 		}
+		o.put(key, v)
+	}
+}
+
+// put takes a chain of iptables' as ours, unless it is another network's.
+func (o *observation) put(key ruleset.Key, v ruleset.Chain) {
+	d := o.scope.Domain
+	if slices.Contains(d.Chains, key) || v.SpeaksOf(d.Networks) {
 		o.out.Have.Chains[key] = v
 	}
 }

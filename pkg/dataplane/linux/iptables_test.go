@@ -45,12 +45,9 @@ func (x xtables) run(name string, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// programOf is "ip6tables-nft".
-func programOf(k ruleset.Key) string { program, _, _ := strings.Cut(k.String(), " "); return program }
-
 func (x xtables) iptables(k ruleset.Key, args ...string) string {
 	x.t.Helper()
-	out, err := x.run(programOf(k), append([]string{"-t", k.Table}, args...)...)
+	out, err := x.run(k.Program(), append([]string{"-t", k.Table}, args...)...)
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -59,7 +56,7 @@ func (x xtables) iptables(k ruleset.Key, args ...string) string {
 
 func (x xtables) insertRule(k ruleset.Key) {
 	x.t.Helper()
-	if _, err := x.run(programOf(k), "-t", k.Table, "-S", k.Chain); err != nil {
+	if _, err := x.run(k.Program(), "-t", k.Table, "-S", k.Chain); err != nil {
 		x.iptables(k, "-N", k.Chain)
 	}
 	x.iptables(k, "-I", k.Chain, "1", "-j", "ACCEPT")

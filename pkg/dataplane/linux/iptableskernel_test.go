@@ -110,7 +110,9 @@ func TestWithoutPrograms(t *testing.T) {
 	if len(failed) != 4 {
 		t.Fatalf("want two writes and two deletions to fail, have %v", failed)
 	}
-	for _, says := range []string{"no iptables-legacy program is installed", "install the package iptables", "EnableNFTables"} {
+	for _, says := range []string{
+		"no iptables-legacy program is installed", "install the package iptables", "EnableNFTables",
+	} {
 		if !strings.Contains(failed[0].Error(), says) {
 			t.Errorf("no %q in: %v", says, failed[0])
 		}

@@ -31,7 +31,7 @@ func (m *memory) iptablesChange(key ruleset.Key, msg syscall.NetlinkMessage) dat
 		return dataplane.Scope{All: true} // another engine may be the right one now
 	}
 	keys := map[ruleset.Key]ruleset.Chain{}
-	for _, owned := range m.domain.Chains {
+	for _, owned := range slices.Concat(m.domain.Chains, m.domain.Leftovers) {
 		if owned.Engine != ruleset.IPTablesNFT || owned.IPv6 != key.IPv6 || owned.Table != key.Table {
 			continue
 		}

@@ -124,6 +124,8 @@ func (m *memory) enter(s dataplane.Scope) {
 		Uplink:   s.Domain.Uplink,
 		Tables:   slices.Clone(s.Domain.Tables),
 		Chains:   slices.Clone(s.Domain.Chains),
+
+		Leftovers: slices.Clone(s.Domain.Leftovers),
 	}
 	for name := range s.Keys.Sysctls {
 		if _, known := m.sysctls[name]; !known {

@@ -181,13 +181,15 @@ func (o *observation) nftables(ctx context.Context, c *nftConn, owned []ruleset.
 		return err
 	}
 	for key, chain := range chains {
-		var v ruleset.Chain
 		if alias := inIPTables(key); slices.Contains(owned, alias) {
-			key = alias
-			v, err = o.nftChain(ctx, key)
-		} else {
-			v, err = c.read(chain)
+			v, err := o.nftChain(ctx, alias)
+			if err != nil {
+				return fmt.Errorf("read the chain %s: %w", alias, err)
+			}
+			o.put(alias, v)
+			continue
 		}
+		v, err := c.read(chain)
 		if err != nil {
 			return fmt.Errorf("read the chain %s: %w", key, err)
 		}

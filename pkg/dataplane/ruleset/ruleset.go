@@ -58,9 +58,11 @@ type Key struct {
 
 // String is the chain as `nft list chain` wants it ("ip weft postrouting"), or
 // with the program that lists it ("ip6tables-legacy nat FLANNEL-POSTRTG").
-func (k Key) String() string { return k.family() + " " + k.Table + " " + k.Chain }
+func (k Key) String() string { return k.Program() + " " + k.Table + " " + k.Chain }
 
-func (k Key) family() string {
+// Program is the family's program of iptables ("ip6tables-nft"); nftables has
+// one for all, there it is the family's name ("ip6").
+func (k Key) Program() string {
 	switch {
 	case k.Engine == NFTables && k.IPv6:
 		return "ip6"
@@ -101,6 +103,26 @@ type Chain struct {
 func (c Chain) Equal(o Chain) bool {
 	return c.Type == o.Type && c.Hook == o.Hook && c.Priority == o.Priority && c.Jump == o.Jump &&
 		slices.Equal(c.Rules, o.Rules)
+}
+
+// SpeaksOf tells whether the chain is about some of the networks and, apart from
+// multicast, about nothing else.
+func (c Chain) SpeaksOf(networks []netip.Prefix) bool {
+	ours := 0
+	for _, r := range c.Rules {
+		if r.Verdict == Unknown {
+			return false
+		}
+		for _, p := range []netip.Prefix{r.Src.Prefix, r.Dst.Prefix} {
+			switch {
+			case slices.ContainsFunc(networks, p.Overlaps):
+				ours++
+			case p.IsValid() && !p.Addr().IsMulticast():
+				return false
+			}
+		}
+	}
+	return ours > 0
 }
 
 // String is "nat postrouting 100, 6 rules" or "jump from postrouting, 6 rules".

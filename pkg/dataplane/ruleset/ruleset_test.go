@@ -83,6 +83,37 @@ func TestChainEqual(t *testing.T) {
 	}
 }
 
+func TestWhatAChainSpeaksOf(t *testing.T) {
+	networks := []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd00:42::/48")}
+	chain := func(matches ...ruleset.Match) ruleset.Chain {
+		c := ruleset.Chain{Rules: []ruleset.Rule{{Mark: 1, Mask: 1, Verdict: ruleset.Return}}}
+		for _, m := range matches {
+			c.Rules = append(c.Rules, ruleset.Rule{Src: m, Verdict: ruleset.Accept})
+		}
+		return c
+	}
+	unknown := chain(match("10.42.0.0/16", false))
+	unknown.Rules = append(unknown.Rules, ruleset.Rule{Verdict: ruleset.Unknown})
+	for name, test := range map[string]struct {
+		chain ruleset.Chain
+		want  bool
+	}{
+		"the network":              {chain(match("10.42.0.0/16", false)), true},
+		"a subnet of it":           {chain(match("10.42.7.0/24", true)), true},
+		"the network of before it": {chain(match("10.42.0.0/15", false)), true},
+		"IPv6 with multicast":      {chain(match("fd00:42::/48", true), match("ff00::/8", true)), true},
+		"another network":          {chain(match("10.43.0.0/16", false)), false},
+		"ours and another":         {chain(match("10.42.0.0/16", false), match("10.43.0.0/16", false)), false},
+		"multicast alone":          {chain(match("224.0.0.0/4", false)), false},
+		"nothing":                  {chain(), false},
+		"what can't be read":       {unknown, false},
+	} {
+		if have := test.chain.SpeaksOf(networks); have != test.want {
+			t.Errorf("%s: %v", name, have)
+		}
+	}
+}
+
 func TestChainText(t *testing.T) {
 	rules := []ruleset.Rule{{Verdict: ruleset.Accept}, {Verdict: ruleset.Drop}}
 	for want, chain := range map[string]ruleset.Chain{
