@@ -56,6 +56,9 @@ func newAPI(c *rest.Config) (*api, error) {
 	return &api{client: client, rest: r, params: runtime.NewParameterCodec(scheme)}, nil
 }
 
+// begin turns the client's own retries off: we have ours, and say so.
+func begin(r *rest.Request) *rest.Request { return r.MaxRetries(0) }
+
 // trimmer makes of a Node what is kept of it.
 type trimmer struct {
 	keys []string
@@ -116,7 +119,7 @@ func (a *api) list(ctx context.Context, t trimmer, since int64) (map[string]*nod
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	var got corev1.NodeList
-	err := a.rest.Get().Resource("nodes").VersionedParams(&opts, a.params).Do(ctx).Into(&got)
+	err := begin(a.rest.Get()).Resource("nodes").VersionedParams(&opts, a.params).Do(ctx).Into(&got)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list nodes: %w", err)
 	}
@@ -146,7 +149,7 @@ func (a *api) watch(ctx context.Context, since int64, stream bool, life time.Dur
 	} else {
 		opts.ResourceVersion = strconv.FormatInt(since, 10)
 	}
-	w, err := a.rest.Get().Resource("nodes").VersionedParams(&opts, a.params).Watch(ctx)
+	w, err := begin(a.rest.Get()).Resource("nodes").VersionedParams(&opts, a.params).Watch(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
@@ -157,7 +160,7 @@ func (a *api) get(ctx context.Context, name string) (*corev1.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var n corev1.Node
-	if err := a.rest.Get().Resource("nodes").Name(name).Do(ctx).Into(&n); err != nil {
+	if err := begin(a.rest.Get()).Resource("nodes").Name(name).Do(ctx).Into(&n); err != nil {
 		return nil, fmt.Errorf("get node %s: %w", name, err)
 	}
 	return &n, nil
@@ -173,7 +176,7 @@ func (a *api) patch(ctx context.Context, name string, content any) (*corev1.Node
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var n corev1.Node
-	err = a.rest.Patch(types.StrategicMergePatchType).Resource("nodes").Name(name).SubResource("status").
+	err = begin(a.rest.Patch(types.StrategicMergePatchType)).Resource("nodes").Name(name).SubResource("status").
 		Body(body).Do(ctx).Into(&n)
 	if err != nil {
 		return nil, fmt.Errorf("patch the status of node %s: %w", name, err)
@@ -185,7 +188,7 @@ func (a *api) nodeOfPod(ctx context.Context, space, name string) (string, error)
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var p corev1.Pod
-	if err := a.rest.Get().Namespace(space).Resource("pods").Name(name).Do(ctx).Into(&p); err != nil {
+	if err := begin(a.rest.Get()).Namespace(space).Resource("pods").Name(name).Do(ctx).Into(&p); err != nil {
 		return "", err
 	}
 	if p.Spec.NodeName == "" {
@@ -206,7 +209,7 @@ func (a *api) warn(ctx context.Context, n *node, reason, message string) error {
 		Source:         corev1.EventSource{Component: "weftd", Host: n.name},
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
 	}
-	return a.rest.Post().Namespace(e.Namespace).Resource("events").Body(e).Do(ctx).Error()
+	return begin(a.rest.Post()).Namespace(e.Namespace).Resource("events").Body(e).Do(ctx).Error()
 }
 
 // What the API server answers, in the terms in which we decide.

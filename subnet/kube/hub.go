@@ -104,8 +104,12 @@ type follower struct {
 // errRestored is a store that went back in time.
 var errRestored = errors.New("the API server's store went back in time, as if restored from a backup")
 
-// errEnded is a watch that the server ended at its time.
-var errEnded = errors.New("the watch ended")
+// errEnded is a watch that the server ended at its time, errAtOnce one that it
+// ended before it had begun.
+var (
+	errEnded  = errors.New("the watch ended")
+	errAtOnce = errors.New("the API server ends the connection at once")
+)
 
 func (f *follower) run(ctx context.Context) {
 	for ; ; f.tries++ {
@@ -154,16 +158,25 @@ func (f *follower) round(ctx context.Context) error {
 		return err
 	}
 	defer w.Stop()
-	f.out.end()
+	// A client whose connection was refused with an EOF says that it watches,
+	// and then that this has ended.
+	alive := time.NewTimer(time.Second)
+	defer alive.Stop()
+	ended := errAtOnce
 	for {
 		select {
 		case e, open := <-w.ResultChan():
 			if !open {
-				return errEnded
+				return ended
 			}
 			if err := f.take(e); err != nil {
 				return err
 			}
+			ended = errEnded
+			f.out.end()
+		case <-alive.C:
+			ended, f.tries = errEnded, 0
+			f.out.end()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -173,7 +186,6 @@ func (f *follower) round(ctx context.Context) error {
 func (f *follower) whole(all map[string]*node, revision int64) {
 	f.synced, f.since, f.fresh, f.tries = true, revision, nil, 0
 	f.h.update(func(v *view) bool { return v.replace(all, revision) })
-	f.out.end()
 }
 
 // take takes one event of the watch.

@@ -12,6 +12,7 @@ package kubetest
 import (
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -75,8 +76,19 @@ type Door struct {
 // Open makes a new Door, which ends with the test.
 func (s *Server) Open(t testing.TB) *Door {
 	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.OpenOn(t, l)
+}
+
+// OpenOn is Open with a listener, which may be one of another network
+// namespace.
+func (s *Server) OpenOn(t testing.TB, l net.Listener) *Door {
+	t.Helper()
 	d := &Door{}
-	d.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	d.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		d.mu.Lock()
 		shut := d.shut
 		d.mu.Unlock()
@@ -85,6 +97,9 @@ func (s *Server) Open(t testing.TB) *Door {
 		}
 		s.serve(w, r)
 	}))
+	_ = d.server.Listener.Close() // the one that it made for itself
+	d.server.Listener = l
+	d.server.Start()
 	d.URL = d.server.URL
 	t.Cleanup(func() {
 		d.Shut()
