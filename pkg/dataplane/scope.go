@@ -47,6 +47,42 @@ func (s *Scope) AddLinkOf(o Op) {
 	}
 }
 
+// AddAbsent widens the scope by the links that the plan writes on and that are
+// absent, and tells whether there are any that it did not name yet.
+func (s *Scope) AddAbsent(p Plan, absent map[string]bool) (more bool) {
+	for _, op := range p.Ops {
+		name := op.link()
+		if _, named := s.Keys.Links[name]; !s.All && !named && absent[name] {
+			links.mark(&s.Keys, name)
+			more = true
+		}
+	}
+	return more
+}
+
+// Covers tells whether the scope speaks of the entry that the op writes.
+func (s Scope) Covers(o Op) bool {
+	if s.All {
+		return true
+	}
+	if _, named := s.Keys.Links[o.link()]; named && o.link() != "" {
+		return true
+	}
+	return rowOf(o.Kind).has(&s.Keys, o.Key)
+}
+
+// link is the link that the op's entry stands, or shall stand, on.
+func (o Op) link() string {
+	if o.Kind == KindLink {
+		return o.Key.(string)
+	}
+	v := o.New
+	if v == nil {
+		v = o.Old
+	}
+	return rowOf(o.Kind).linkOf(o.Key, v)
+}
+
 // Within gives the part of the state that the scope speaks of. For a scope of
 // All it is the state itself, not a copy: don't write to it.
 func (s State) Within(scope Scope) State {
@@ -106,6 +142,7 @@ type row interface {
 	describe(key, value any) string
 	linkOf(key, value any) string
 	mark(s *State, key any)
+	has(s *State, key any) bool
 	within(dst, src, keys *State)
 	merge(dst, src *State)
 	remove(dst, src *State)
@@ -138,6 +175,11 @@ func (t *table[K, V]) mark(s *State, key any) {
 		var zero V
 		(*m)[key.(K)] = zero
 	}
+}
+
+func (t *table[K, V]) has(s *State, key any) bool {
+	_, ok := (*t.of(s))[key.(K)]
+	return ok
 }
 
 func (t *table[K, V]) within(dst, src, keys *State) {

@@ -111,14 +111,18 @@ type Route struct {
 	// leaves it, with no route protocol of its own. Adopting it is one
 	// replacing write.
 	Unmarked bool
+	// Usurps is true only in what is occupied: the entry stands where this
+	// Kernel has seen one of ours before, which weft did not delete.
+	Usurps bool
 }
 
-// LeftFor tells whether an observed route is the wanted one in all but weft's
-// mark. Such a route is adopted, whoever wrote it; flannel's DirectRouting
-// leaves some.
+// LeftFor tells whether an observed foreign route gives way to the wanted one:
+// it is the same in all but weft's mark (such a route is adopted, whoever wrote
+// it; flannel's DirectRouting leaves some), or it took the place of ours, which
+// is drift.
 func (r Route) LeftFor(want Route) bool {
 	want.Unmarked = true
-	return r == want
+	return r == want || r.Usurps
 }
 
 // Domain is weft's territory on a host: what makes an entry ours besides its
@@ -142,6 +146,10 @@ type Observed struct {
 	// incomplete after a full observation (a foreign route is found when its
 	// exclusive creation fails, never by dumping foreign tables).
 	Occupied State
+	// Absent are links of the Domain that are missing or down, other than
+	// those that the scope names. What stands on them went along or can't be
+	// written: who finds entries of theirs gone should look at the link first.
+	Absent map[string]bool
 }
 
 // Iface is one network interface of the host, as a fact.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"syscall"
 
@@ -142,6 +143,7 @@ func (k *Kernel) applyLink(op dataplane.Op, name string) error {
 			return unlessDelete(op, syscall.ENODEV) // not what we saw
 		}
 		if op.Verb == dataplane.Delete {
+			maps.DeleteFunc(k.stood, func(_ dataplane.RouteKey, link string) bool { return link == name })
 			k.deleteLink(i)
 			return nil
 		}
@@ -194,6 +196,7 @@ func (k *Kernel) applyNeigh(op dataplane.Op, key dataplane.NeighKey) error {
 func (k *Kernel) applyRoute(op dataplane.Op, key dataplane.RouteKey) error {
 	there, stored := k.routes[canonical(key)]
 	if op.Verb == dataplane.Delete {
+		delete(k.stood, key)
 		if !stored || there.marked == op.Old.(dataplane.Route).Unmarked {
 			return nil
 		}
@@ -208,6 +211,7 @@ func (k *Kernel) applyRoute(op dataplane.Op, key dataplane.RouteKey) error {
 		r.Link = i.name
 	}
 	there.Unmarked = !there.marked
+	_, there.Usurps = k.stood[key]
 	replace := op.Verb == dataplane.Change || stored && (there.marked || there.LeftFor(r.Route))
 	err := k.putRoute(key, r, replace)
 	if errors.Is(err, syscall.EEXIST) {

@@ -29,9 +29,10 @@ type Kernel struct {
 	sysctls map[string]string
 	created int // interfaces ever made
 
-	domain   dataplane.Domain // of the last Observe
-	asked    map[string]bool  // sysctls that went through Observe or Apply
-	peers    []netip.Addr     // of the last Facts
+	domain   dataplane.Domain              // of the last Observe
+	stood    map[dataplane.RouteKey]string // where a route of ours was seen, and the link that it led through
+	asked    map[string]bool               // sysctls that went through Observe or Apply
+	peers    []netip.Addr                  // of the last Facts
 	watchers map[*watcher]bool
 	applying bool // what changes now is our own doing
 	muted    bool
@@ -84,6 +85,7 @@ func New() *Kernel {
 		chains:   map[ruleset.Key]ruleset.Chain{},
 		builtIn:  map[ruleset.Key][]builtInRule{},
 		sysctls:  map[string]string{ipForward: "0", ip6Forward: "0"},
+		stood:    map[dataplane.RouteKey]string{},
 		asked:    map[string]bool{ipForward: true, ip6Forward: true},
 		watchers: map[*watcher]bool{},
 	}
@@ -103,6 +105,7 @@ func (k *Kernel) Restarted() *Kernel {
 	return &Kernel{
 		ifaces: k.ifaces, routes: k.routes, chains: k.chains, builtIn: k.builtIn, host: k.host,
 		sysctls: k.sysctls, created: k.created,
+		stood:    map[dataplane.RouteKey]string{},
 		asked:    map[string]bool{ipForward: true, ip6Forward: true},
 		watchers: map[*watcher]bool{},
 	}

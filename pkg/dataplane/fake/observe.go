@@ -84,7 +84,11 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 	v.links(&out)
 	v.routes(&out)
 	v.rest(&out.Have)
+	v.absent(&out, s)
 	out.Have = copyState(out.Have.Within(s))
+	for key, r := range out.Have.Routes {
+		k.stood[key] = r.Link
+	}
 	out.Occupied = out.Occupied.Within(s)
 	if !s.All {
 		v.occupied(&out, s.Keys)
@@ -97,6 +101,17 @@ type view struct {
 	k      *Kernel
 	claims map[string]*iface // wanted name → device
 	names  map[string]string // name of the moment → wanted name, for our devices
+}
+
+// absent names the links that can't be written on.
+func (v *view) absent(out *dataplane.Observed, s dataplane.Scope) {
+	out.Absent = map[string]bool{}
+	for name := range v.k.domain.Links {
+		_, named := s.Keys.Links[name]
+		if i := v.claims[name]; !s.All && !named && (i == nil || !i.up) {
+			out.Absent[name] = true
+		}
+	}
 }
 
 func (v *view) links(out *dataplane.Observed) {
@@ -194,6 +209,7 @@ func (v *view) occupied(out *dataplane.Observed, keys dataplane.State) {
 			}
 			r = v.wanted(r, v.names[r.Link])
 			_, r.Unmarked = v.k.routes[canonical(key)]
+			_, r.Usurps = v.k.stood[key]
 			out.Occupied.Routes[key] = r
 		}
 	}

@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) World) {
 	}{
 		{"converge", convergeCases()},
 		{"own", ownershipCases()},
+		{"drift", driftCases()},
 		{"routes", routeCases()},
 		{"apply", applyCases()},
 		{"watch", watchCases()},

@@ -283,7 +283,7 @@ func (m *memory) tableChange(b []byte) dataplane.Scope {
 	_, ours := m.devices[r.index]
 	marked := r.protocol == m.protocol && (ours || within(r.key.Prefix, m.domain.Networks))
 	unmarked := r.protocol == unix.RTPROT_BOOT && ours
-	if !marked && !unmarked && !m.routes[r.key] {
+	if _, known := m.routes[r.key]; !known && !marked && !unmarked {
 		return dataplane.Scope{}
 	}
 	return dataplane.Scope{Keys: dataplane.State{Routes: map[dataplane.RouteKey]dataplane.Route{r.key: {}}}}

@@ -30,8 +30,11 @@ type memory struct {
 	births  map[string]bool
 	under   map[int]underlay // the parents of our devices
 	parents map[string]bool  // names that our devices were planned on
-	routes  map[dataplane.RouteKey]bool
+	routes  map[dataplane.RouteKey]watched
 	chains  map[ruleset.Key]bool
+	// full: the last Observe was, and found these chains.
+	full    bool
+	stood   map[ruleset.Key]bool
 	drops   []ruleset.Key     // FORWARD chains with policy drop, since the last Facts
 	sysctls map[string]string // last known value; "" if there was none
 	// written holds FDB writes whose notification is still to come: those
@@ -39,6 +42,12 @@ type memory struct {
 	written  map[forwardKey]netip.Addr
 	watchers int
 	host     host
+}
+
+// watched is what is known of the key of a route that concerns us.
+type watched struct {
+	ours bool   // a route of ours has stood there, and we did not delete it
+	link string // that it led through
 }
 
 // port is how the kernel names the writer in a notification. Each netlink
@@ -80,7 +89,7 @@ func newMemory(protocol uint8) *memory {
 		births:   map[string]bool{},
 		under:    map[int]underlay{},
 		parents:  map[string]bool{},
-		routes:   map[dataplane.RouteKey]bool{},
+		routes:   map[dataplane.RouteKey]watched{},
 		chains:   map[ruleset.Key]bool{},
 		sysctls:  map[string]string{ipForward: "", ip6Forward: ""},
 		written:  map[forwardKey]netip.Addr{},
@@ -132,16 +141,16 @@ func (m *memory) enter(s dataplane.Scope) {
 			m.sysctls[name] = ""
 		}
 	}
+	m.full = s.All
 	for key := range s.Keys.Routes {
-		m.routes[key] = true
+		m.watch(key)
 	}
 	for key := range s.Keys.Chains {
 		m.chains[key] = true
 	}
 }
 
-// observed notes what was read. After a full read nothing but what is there and
-// what the plan that follows names can be wanted.
+// observed notes what was read.
 func (m *memory) observed(o *observation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -157,8 +166,10 @@ func (m *memory) observed(o *observation) {
 	m.under = under
 	if o.scope.All {
 		clear(m.links)
-		clear(m.routes)
-		clear(m.chains)
+		m.stood = map[ruleset.Key]bool{}
+		for key := range o.out.Have.Chains {
+			m.stood[key] = true
+		}
 	}
 	for name := range o.scope.Keys.Links {
 		delete(m.links, name)
@@ -170,22 +181,45 @@ func (m *memory) observed(o *observation) {
 	}
 	maps.Copy(m.links, o.out.Have.Links)
 	maps.Copy(m.sysctls, o.out.Have.Sysctls)
-	for key := range o.out.Have.Routes {
-		m.routes[key] = true
+	for key, r := range o.out.Have.Routes {
+		m.routes[key] = watched{ours: true, link: r.Link}
 	}
 	for key := range o.out.Have.Chains {
 		m.chains[key] = true
 	}
 }
 
-// planned notes the keys that a plan wants, occupied ones included.
+// watch notes a key that is wanted, whatever stands there. It needs m.mu.
+func (m *memory) watch(key dataplane.RouteKey) {
+	if _, known := m.routes[key]; !known {
+		m.routes[key] = watched{}
+	}
+}
+
+// stoodOn tells whether a route of ours was the last that we know of a key.
+func (m *memory) stoodOn(key dataplane.RouteKey) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.routes[key].ours
+}
+
+// planned notes the keys that a plan wants, occupied ones included. After a full
+// read nothing but what was there and what the plan names can be wanted; a read
+// that no plan follows (somebody asks what we would do) says nothing.
 func (m *memory) planned(p dataplane.Plan) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.full {
+		maps.DeleteFunc(m.routes, func(_ dataplane.RouteKey, w watched) bool { return !w.ours })
+		m.chains = m.stood
+	}
+	m.full = false
 	for _, op := range slices.Concat(p.Ops, p.Conflicts) {
 		switch key := op.Key.(type) {
 		case dataplane.RouteKey:
-			m.routes[key] = true
+			if m.watch(key); op.Verb == dataplane.Delete {
+				delete(m.routes, key)
+			}
 		case ruleset.Key:
 			m.chains[key] = true
 		}
@@ -210,7 +244,9 @@ func (m *memory) wroteLink(verb dataplane.Verb, name string, l dataplane.Link) {
 func (m *memory) letGo(index int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.links, m.devices[index])
+	name := m.devices[index]
+	maps.DeleteFunc(m.routes, func(_ dataplane.RouteKey, w watched) bool { return w.ours && w.link == name })
+	delete(m.links, name)
 	delete(m.devices, index)
 	m.leaving[index] = m.watchers > 0
 }

@@ -41,6 +41,7 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 		Occupied: dataplane.State{
 			Links: map[string]dataplane.Link{}, Routes: map[dataplane.RouteKey]dataplane.Route{},
 		},
+		Absent: map[string]bool{},
 	}}
 	k.memory.enter(s)
 	chains := func() error { return o.chains(ctx) }
@@ -81,6 +82,7 @@ func (o *observation) links() error {
 			o.out.Have.Links[name] = v
 		}
 	}
+	o.absent()
 	wanted := maps.Clone(o.scope.Keys.Links)
 	if wanted == nil || o.scope.All {
 		wanted = map[string]dataplane.Link{}
@@ -102,6 +104,15 @@ func (o *observation) links() error {
 		}
 	}
 	return nil
+}
+
+// absent names our links that nothing can be written on.
+func (o *observation) absent() {
+	for name := range o.scope.Domain.Links {
+		if !o.whole(name) && !o.mine[name].up {
+			o.out.Absent[name] = true
+		}
+	}
 }
 
 // underlays looks at the interfaces that our devices stand on. The one that

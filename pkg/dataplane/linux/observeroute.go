@@ -120,6 +120,7 @@ func (o *observation) putRoute(r route, named bool) error {
 		o.out.Have.Routes[r.key] = value
 	case named:
 		value.Unmarked = r.plain && r.protocol == unix.RTPROT_BOOT
+		value.Usurps = o.k.memory.stoodOn(r.key)
 		o.out.Occupied.Routes[r.key] = value
 	}
 	return nil
@@ -165,6 +166,7 @@ func (k *Kernel) occupant(key dataplane.RouteKey, domain dataplane.Domain) (
 	}}
 	o.out.Have.Routes = map[dataplane.RouteKey]dataplane.Route{}
 	o.out.Occupied.Routes = map[dataplane.RouteKey]dataplane.Route{}
+	o.out.Absent = map[string]bool{}
 	if err := o.links(); err != nil {
 		return false, dataplane.Route{}, err
 	}

@@ -270,20 +270,30 @@ func (l *Loop) scope(s dataplane.Scope) dataplane.Scope {
 	return s
 }
 
-// plan reads the scope and compares. The lock is held while comparing, so that
-// nobody changes the want meanwhile.
+// plan reads the scope and compares.
 func (l *Loop) plan(ctx context.Context, s dataplane.Scope) (dataplane.Plan, error) {
-	have, err := l.kernel.Observe(ctx, s)
-	if err != nil {
-		return dataplane.Plan{}, fmt.Errorf("read the kernel: %w", err)
+	for {
+		have, err := l.kernel.Observe(ctx, s)
+		if err != nil {
+			return dataplane.Plan{}, fmt.Errorf("read the kernel: %w", err)
+		}
+		plan := l.compare(s, have)
+		// What went with its link is not put back before the link is.
+		if !s.AddAbsent(plan, have.Absent) {
+			return plan, nil
+		}
 	}
+}
+
+// compare holds the lock, so that nobody changes the want meanwhile.
+func (l *Loop) compare(s dataplane.Scope, have dataplane.Observed) dataplane.Plan {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	plan := dataplane.Diff(l.want.Want().Within(widened(s, have)), have)
 	if len(l.unset) > 0 {
 		plan = plan.WithoutDeletes()
 	}
-	return plan, nil
+	return plan
 }
 
 // widened is the scope with all that was found in it: an entry that stands on a
