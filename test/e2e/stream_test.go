@@ -34,6 +34,7 @@ type stream struct {
 	sent    chan tallySheet // once, by the sender
 	arrived chan []uint64   // once, by the receiver, in the order of arrival
 	count   atomic.Int64    // of arrivals
+	handed  atomic.Int64    // to our own kernel, which may have refused some
 }
 
 // tallySheet is what the sender knows.
@@ -112,6 +113,7 @@ func (s *stream) send(to net.Addr) {
 			if _, err := s.from.WriteTo(binary.BigEndian.AppendUint64(nil, uint64(sheet.sent)), to); err != nil {
 				sheet.refused = append(sheet.refused, err)
 			}
+			s.handed.Add(1)
 		}
 		select {
 		case <-tick.C:

@@ -1,0 +1,185 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// promised is how soon all is right again after a single disturbance, at
+	// the 99th percentile, and tolerated where a test fails: it shall find what
+	// has to wait for the next audit or a retry, on a machine that is busy.
+	promised  = 100 * time.Millisecond
+	tolerated = time.Second
+)
+
+// rounds is how often something is done in tests that repeat: as often as
+// WEFT_E2E_ROUNDS says (`make e2e`, `make soak`), or a few times.
+func rounds(t *testing.T, few int) int {
+	t.Helper()
+	text := os.Getenv("WEFT_E2E_ROUNDS")
+	if text == "" {
+		return few
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("WEFT_E2E_ROUNDS=%q: want a number of rounds", text)
+	}
+	return n
+}
+
+// TestDisturbances changes and deletes, one by one, all that weftd owns on a
+// node, and measures by the kernel's own word how long it is until everything
+// is as it was; and what a stream to a peer loses meanwhile.
+func TestDisturbances(t *testing.T) {
+	c := newCluster(t, 3, underlay4, underlay6)
+	daemons := c.configured(`{"EnableNFTables":true,`+strings.TrimPrefix(dualConfig(`{"Type":"vxlan"}`), "{"))
+	for _, d := range daemons {
+		d.awaitReady(2)
+		d.awaitPlanEmpty()
+	}
+	d := daemons[1]
+	from, to := c.pod(c.Nodes[1], "a"), c.pod(c.Nodes[2], "a")
+	m := newMirror(t, c.Nodes[1])
+	var all []disturbance
+	var streams []*stream
+	for i, addr := range to.Addrs {
+		s, err := m.side(addr, c.Outside.Addrs[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s.disturbances()...)
+		streams = append(streams, startStream(t, &from.Namespace, &to.Namespace, addr))
+	}
+	before, err := d.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := rounds(t, 5)
+	results := make([]result, len(all))
+	lost := missing(streams)
+	for range n {
+		for i, one := range all {
+			took := m.repaired(one)
+			now := missing(streams)
+			results[i].name = one.name
+			results[i].took = append(results[i].took, took)
+			results[i].lost += now - lost
+			lost = now
+		}
+	}
+	after, err := d.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Ops-before.Ops < n*len(all) {
+		t.Errorf("%d disturbances, and only %d writes: some of them disturb nothing", n*len(all), after.Ops-before.Ops)
+	}
+	d.awaitPlanEmpty()
+	t.Log(report(results))
+	for _, r := range results {
+		if p := r.percentile(99); p > tolerated {
+			t.Errorf("%s: repaired after %s, promised are %s", r.name, p, promised)
+		}
+	}
+	d.quiet()
+	for _, s := range streams {
+		if have := s.finish(); have.Twice > 0 {
+			t.Errorf("stream from %s: %d packets twice", s.name, have.Twice)
+		}
+	}
+}
+
+// quiet wants a log that tells what was mended, and no refusals.
+func (d *daemon) quiet() {
+	d.t.Helper()
+	text, err := os.ReadFile(d.log())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "refused") || strings.Contains(line, "is taken") {
+			d.t.Errorf("%s: the log says: %s", d.node.Name, line)
+		}
+	}
+}
+
+// missing is how many packets were sent and have not arrived.
+func missing(streams []*stream) (n int64) {
+	for _, s := range streams {
+		n -= s.count.Load()
+		n += s.handed.Load()
+	}
+	return n
+}
+
+// repaired disturbs, and gives the time from before the deed to the moment when
+// the kernel holds again what it held.
+func (m *mirror) repaired(d disturbance) (took time.Duration) {
+	m.t.Helper()
+	want, err := m.holds()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	began := time.Now()
+	if err := d.do(); err != nil && !errors.Is(err, unix.EEXIST) { // it exists: weftd was here between two steps
+		m.t.Fatalf("%s: %v", d.name, err)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		have, err := m.holds() // a dump that a change interrupts is none
+		took = time.Since(began)
+		if err == nil && slices.Equal(want, have) {
+			return took
+		}
+		if took > 10*time.Second {
+			m.t.Fatalf("%s: not repaired after %s (%v): %s", d.name, took, err, cmp.Diff(want, have))
+		}
+		<-tick.C
+	}
+}
+
+// result is what became of one disturbance.
+type result struct {
+	name string
+	took []time.Duration
+	lost int64
+}
+
+// percentile by the nearest rank: of few values the largest.
+func (r *result) percentile(p int) time.Duration {
+	sorted := slices.Sorted(slices.Values(r.took))
+	return sorted[max(0, (len(sorted)*p+99)/100-1)]
+}
+
+// report is the table of all results, with their sum last. Pure.
+func report(results []result) string {
+	var b strings.Builder
+	row := func(r result) {
+		fmt.Fprintf(&b, "%-46s %5d", r.name, len(r.took))
+		for _, p := range []int{50, 99, 100} {
+			fmt.Fprintf(&b, " %8.1f", float64(r.percentile(p))/float64(time.Millisecond))
+		}
+		fmt.Fprintf(&b, " %6.1f\n", max(0, float64(r.lost)/float64(len(r.took)))) // those on their way count
+	}
+	fmt.Fprintf(&b, "\n%-46s %5s %8s %8s %8s %6s\n",
+		"milliseconds until repaired, packets lost", "times", "p50", "p99", "max", "lost")
+	total := result{name: "all"}
+	for _, r := range results {
+		row(r)
+		total.took = append(total.took, r.took...)
+		total.lost += r.lost
+	}
+	row(total)
+	return b.String()
+}
