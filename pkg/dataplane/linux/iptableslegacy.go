@@ -19,7 +19,7 @@ import (
 )
 
 // The older tables of iptables are one array of entries each, which a getsockopt
-// of a raw socket gives as it stands (uapi linux/netfilter_ipv4/ip_tables.h and
+// of any socket of the family gives as it stands (uapi linux/netfilter_ipv4/ip_tables.h and
 // linux/netfilter_ipv6/ip6_tables.h). Its rules are left to the programs of
 // iptables; what is read here is enough to know whether one has to be run.
 
@@ -98,7 +98,7 @@ func (k *Kernel) legacy(ipv6 bool, table string) (t legacyTable, ok bool, err er
 		if ok = slices.Contains(strings.Fields(string(names)), table); !ok || err != nil {
 			return err
 		}
-		fd, err := unix.Socket(l.domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		fd, err := unix.Socket(l.domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
