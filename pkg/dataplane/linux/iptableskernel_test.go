@@ -248,3 +248,33 @@ func TestRulesOfOthersAreNotRead(t *testing.T) {
 		}
 	}
 }
+
+// What leads to our chain otherwise than by a plain jump is put right.
+func TestOtherWaysToOurChain(t *testing.T) {
+	for name, rule := range map[string][]string{
+		"goto":          {"-m", "comment", "--comment", "flanneld forward", "-g", "FLANNEL-FWD"},
+		"some packets":  {"-i", "eth0", "-m", "comment", "--comment", "flanneld forward", "-j", "FLANNEL-FWD"},
+		"other comment": {"-m", "comment", "--comment", "forward", "-j", "FLANNEL-FWD"},
+		"two comments": {
+			"-m", "comment", "--comment", "a", "-m", "comment", "--comment", "flanneld forward", "-m", "mark", "--mark", "1",
+			"-j", "FLANNEL-FWD",
+		},
+	} {
+		h := newHost(t)
+		f := newFirewall(t, h.ns)
+		for _, e := range engines(t)[1:] {
+			h.settle(inIPTables(e))
+			key := forwardKey(e, false)
+			before := f.iptables(key, "-S", "FORWARD")
+			f.iptables(key, "-F", "FORWARD")
+			f.iptables(key, append([]string{"-A", "FORWARD"}, rule...)...)
+			if p := h.plan(inIPTables(e)); len(p.Ops) != 1 {
+				t.Errorf("%s, %s: want one change, have:\n%s", e, name, p)
+			}
+			h.settle(inIPTables(e))
+			if d := cmp.Diff(before, f.iptables(key, "-S", "FORWARD")); d != "" {
+				t.Errorf("%s, %s (-want +have):\n%s", e, name, d)
+			}
+		}
+	}
+}
