@@ -13,15 +13,18 @@ FUZZTIME ?= 10s
 DEMO_FLAGS ?=
 BENCH ?= .
 PKG ?= ./...
+ROUNDS ?= 20
+RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
+  -run '^Test(Disturbances|RestartUnderTraffic|EndsPromptly)$$' ./test/e2e
 LINT := bin/golangci-lint
 
 # Static binaries; and the tests run what is shipped. race is the exception.
 export CGO_ENABLED := 0
 
-.PHONY: help build test verify race fuzz demo bench stats clean needs fmt-check tidy-check
+.PHONY: help build test verify race fuzz e2e soak demo bench stats clean needs fmt-check tidy-check
 
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## static bin/weftd, bin/weft and bin/weftctl, version stamped
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -44,6 +47,13 @@ fuzz: ## each fuzz target for FUZZTIME=10s
 	@grep -rHoE --include='*_test.go' '^func Fuzz\w+' . | sort | while IFS=: read -r file func; do \
 	  name=$${func#func }; dir=$$(dirname "$$file"); echo "$$dir $$name"; \
 	  go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir"; done
+
+e2e: needs ## every disturbance 20 times, with the table of repair times (ROUNDS=20)
+	@$(RELIABILITY)
+
+soak: ROUNDS = 50
+soak: needs ## the same 50 times, and 50 restarts of each kind under traffic
+	@$(RELIABILITY)
 
 demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running
 	@bin/weftctl demo $(DEMO_FLAGS)

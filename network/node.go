@@ -287,6 +287,9 @@ func (n *Node) refreshFacts(ctx context.Context) {
 		return
 	}
 	facts, err := n.readFacts(ctx)
+	if ctx.Err() != nil {
+		return // we are stopping, and nothing is known about the host
+	}
 	if err != nil {
 		n.waitFor("host", err)
 		return

@@ -132,8 +132,12 @@ func (d *daemon) start() *daemon {
 	cmd := exec.Command(filepath.Join(bin, "weftd"), d.args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Env = append(os.Environ(), d.env...)
+	again := d.proc != nil
 	if d.proc, err = d.node.Start(cmd); err != nil {
 		d.t.Fatal(err)
+	}
+	if again {
+		return d
 	}
 	d.t.Cleanup(func() {
 		d.kill()
