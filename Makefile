@@ -72,7 +72,7 @@ needs:
 	@echo "needs: $$(go version | cut -d' ' -f3)"; \
 	for p in iptables-nft iptables-legacy; do command -v $$p >/dev/null || missing=1; done; \
 	[ -z "$$missing" ] || { echo "installing iptables: the tests of its rules engine need it"; \
-	  { apt-get update -q && apt-get install -y -q iptables; } >/dev/null || \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q iptables; } >/dev/null || \
 	  echo "iptables can't be installed: its tests will fail"; }; \
 	[ "$$(id -u)" = 0 ] || echo "needs: not root, so tests that need network namespaces will be skipped or fail"
 
