@@ -33,7 +33,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 			t.Run(tc.name, func(t *testing.T) {
 				h := fresh(t)
 				if tc.needs != nil && !tc.needs(h) {
-					t.Skip("this store has no such thing")
+					t.Skip("the store can't do what this case is about: a field of its Harness is nil, or it gives no subnets out")
 				}
 				tc.run(t, h)
 			})
