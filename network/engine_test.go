@@ -94,7 +94,7 @@ func TestEngineIsFollowed(t *testing.T) {
 	const nft, legacy = ruleset.IPTablesNFT, ruleset.IPTablesLegacy
 	drops := []ruleset.Key{{Engine: legacy, Table: "filter", Chain: "FORWARD"}}
 	engine := func(name string) string {
-		return `{"Network":"10.42.0.0/16","EnableNFTables":` + name + `,"Backend":{"Type":"vxlan"}}`
+		return `{"Network":"10.42.0.0/16","SubnetMin":"10.42.100.0","EnableNFTables":` + name + `,"Backend":{"Type":"vxlan"}}`
 	}
 	inBubble(t, func(b *bench) {
 		b.kernel.SetFirewall(ruleset.Facts{Programs: []ruleset.Engine{nft, legacy}})

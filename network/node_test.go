@@ -38,7 +38,7 @@ type bench struct {
 }
 
 const (
-	config1 = `{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}`
+	config1 = `{"Network":"10.42.0.0/16","SubnetMin":"10.42.100.0","Backend":{"Type":"vxlan"}}` // never a peer's subnet
 	peerMAC = "02:00:00:00:00:02"
 )
 
