@@ -15,7 +15,7 @@ BENCH ?= .
 PKG ?= ./...
 ROUNDS ?= 20
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
-  -run '^Test(Disturbances|RestartUnderTraffic|EndsPromptly)$$' ./test/e2e
+  -run '^Test(Disturbances|Fight|RestartUnderTraffic|EndsPromptly)$$' ./test/e2e
 LINT := bin/golangci-lint
 
 # Static binaries; and the tests run what is shipped. race is the exception.

@@ -33,6 +33,7 @@ type ledger struct {
 	last       reconcile.Round
 	rounds     int
 	ops        int
+	drift      drift
 }
 
 // onRound takes the loop's report. It must not block.
@@ -42,8 +43,11 @@ func (n *Node) onRound(r reconcile.Round) {
 	}
 	n.mu.Lock()
 	n.ledger.add(r)
+	tell := n.ledger.drift.note(r, time.Now())
+	fought := len(n.ledger.drift.seen) > 0 && r.Repaired == len(r.Applied.Ops)
 	n.mu.Unlock()
-	n.logRound(r)
+	n.logRound(r, fought)
+	n.logFights(tell)
 	select {
 	case n.poke <- struct{}{}:
 	default:
@@ -189,8 +193,8 @@ func (n *Node) notify(state string) {
 func (n *Node) notifyStopping() { n.notify(daemon.SdNotifyStopping) }
 
 // logRound says what an operator must know about a round: what was mended or
-// went wrong. Each op is for debugging.
-func (n *Node) logRound(r reconcile.Round) {
+// went wrong. Each op is for debugging, and so is each blow of a fight.
+func (n *Node) logRound(r reconcile.Round, fought bool) {
 	log := n.opts.Log
 	if r.Err != nil {
 		log.WithError(r.Err).Warn("reading the kernel failed; trying again")
@@ -200,9 +204,14 @@ func (n *Node) logRound(r reconcile.Round) {
 		log.WithField("op", op.String()).Debug("applied")
 	}
 	if len(r.Applied.Ops) > 0 {
+		level := logrus.InfoLevel
+		if fought {
+			level = logrus.DebugLevel
+		}
 		log.WithFields(logrus.Fields{
-			"ops": len(r.Applied.Ops), "left": len(r.Left.Ops), "took": r.Took.Round(time.Microsecond).String(),
-		}).Info("kernel programmed")
+			"ops": len(r.Applied.Ops), "repaired": r.Repaired, "left": len(r.Left.Ops),
+			"took": r.Took.Round(time.Microsecond).String(),
+		}).Log(level, "kernel programmed")
 	}
 	for i, f := range r.Failed {
 		if i == maxLogged {

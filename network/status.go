@@ -27,8 +27,10 @@ type Status struct {
 	Skipped  []subnet.Skipped `json:"skipped,omitempty"`
 	Rules    RulesStatus      `json:"rules"`
 	Store    StoreStatus      `json:"store"`
-	Rounds   int              `json:"rounds"` // passes of the loop that read all, wrote or failed
-	Ops      int              `json:"ops"`    // kernel writes since the start
+	Rounds   int              `json:"rounds"`           // passes of the loop that read all, wrote or failed
+	Ops      int              `json:"ops"`              // kernel writes since the start
+	Repaired int              `json:"repaired"`         // entries that others had changed or deleted
+	Fights   []string         `json:"fights,omitempty"` // entries that somebody keeps changing now
 	LastTook string           `json:"lastTook"`
 }
 
@@ -95,6 +97,7 @@ func (n *Node) Status() Status {
 	s.Version, s.Ready = version.Short(), n.ready
 	s.Reasons = n.opts.Health.Reasons()
 	s.Rounds, s.Ops = n.ledger.rounds, n.ledger.ops
+	s.Repaired, s.Fights = n.ledger.drift.repaired, n.ledger.drift.fights(time.Now())
 	s.LastTook = n.ledger.last.Took.Round(time.Microsecond).String()
 	return s
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/network"
 )
 
 const (
@@ -67,8 +69,11 @@ func TestDisturbances(t *testing.T) {
 	n := rounds(t, 5)
 	results := make([]result, len(all))
 	lost := missing(streams)
+	pace := time.NewTicker(30 * time.Millisecond) // more of them at once would be a fight
+	defer pace.Stop()
 	for range n {
 		for i, one := range all {
+			<-pace.C
 			took := m.repaired(one)
 			now := missing(streams)
 			results[i].name = one.name
@@ -81,8 +86,8 @@ func TestDisturbances(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if after.Ops-before.Ops < n*len(all) {
-		t.Errorf("%d disturbances, and only %d writes: some of them disturb nothing", n*len(all), after.Ops-before.Ops)
+	if have := after.Repaired - before.Repaired; have < n*len(all) || len(after.Fights) > 0 {
+		t.Errorf("%d disturbances, %d entries repaired, fights %v", n*len(all), have, after.Fights)
 	}
 	d.awaitPlanEmpty()
 	t.Log(report(results))
@@ -184,4 +189,50 @@ func report(results []result) string {
 	}
 	row(total)
 	return b.String()
+}
+
+// TestFight lets somebody take a route away in a loop. weftd doesn't give in,
+// doesn't keep a processor busy with it, and says so.
+func TestFight(t *testing.T) {
+	c := newCluster(t, 2, underlay4)
+	c.daemon(0, c.storeArgs("--network=10.42.0.0/16")...).start()
+	d := c.daemon(1).start()
+	d.awaitReady(1)
+	d.awaitPlanEmpty()
+	m := newMirror(t, c.Nodes[1])
+	want, err := m.holds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	var s network.Status
+	for end := time.Now().Add(20 * time.Second); len(s.Fights) == 0; <-tick.C {
+		if time.Now().After(end) {
+			t.Fatal("weftd does not notice that somebody fights it")
+		}
+		routes, err := m.clusterRoutes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range routes {
+			if err := m.RouteDel(&r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s, err = d.status(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.Fights) != 1 || !strings.HasPrefix(s.Fights[0], "route 10.42.") || s.Repaired < 60 {
+		t.Errorf("%d repaired, fights %q", s.Repaired, s.Fights)
+	}
+	d.awaitLog("somebody keeps changing", s.Fights[0])
+	eventually(t, tolerated, func() error {
+		have, err := m.holds()
+		if err == nil && !slices.Equal(want, have) {
+			err = errors.New(cmp.Diff(want, have))
+		}
+		return err
+	})
 }

@@ -50,6 +50,9 @@ type Round struct {
 	Left    dataplane.Plan // by what the kernel says after the writes; no ops means converged
 	Err     error          // the kernel could not be read
 	Took    time.Duration
+
+	Repaired int     // ops of Applied that mend what somebody did, and not what we want otherwise
+	Fights   []Fight // entries of Left that are not written now, because somebody keeps changing them
 }
 
 // Loop drives one kernel towards what its layers want.
@@ -65,6 +68,9 @@ type Loop struct {
 	owned  bool            // Own was called
 	domain dataplane.Domain
 	dirty  dataplane.Scope
+	fresh  dataplane.Scope // the part of dirty that we want otherwise than before
+
+	truce truce // the worker's
 }
 
 const (
@@ -87,6 +93,7 @@ func New(k dataplane.Kernel, opts Options) *Loop {
 		opts.OnFacts = func() {}
 	}
 	l := &Loop{kernel: k, opts: opts, wake: make(chan struct{}, 1), ask: make(chan func(context.Context))}
+	l.truce.fights = fights{}
 	l.unset = make(map[string]bool, len(opts.Layers))
 	for _, name := range opts.Layers {
 		l.unset[name] = true
@@ -100,6 +107,7 @@ func (l *Loop) Own(d dataplane.Domain) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.domain, l.owned = d, true
+	l.fresh.Add(dataplane.Scope{All: true})
 	l.touch(dataplane.Scope{All: true})
 }
 
@@ -113,6 +121,7 @@ func (l *Loop) Set(layer string, fragments []layers.Fragment) []layers.Refused {
 		delete(l.unset, layer)
 		changed.All = len(l.unset) == 0 // from now on it may delete
 	}
+	l.fresh.Add(changed)
 	l.touch(changed)
 	return refused
 }
@@ -219,6 +228,8 @@ func (l *Loop) work(ctx context.Context) error {
 	defer audit.Stop()
 	retry := time.NewTimer(time.Hour)
 	retry.Stop()
+	truce := time.NewTimer(time.Hour)
+	truce.Stop()
 	var again dataplane.Scope
 	attempt := 0
 	for {
@@ -234,12 +245,15 @@ func (l *Loop) work(ctx context.Context) error {
 			l.dirty.Add(dataplane.Scope{All: true})
 			l.mu.Unlock()
 		case <-retry.C:
+		case <-truce.C:
 		case <-l.wake:
 		}
-		scope := l.take()
+		scope, fresh := l.take()
+		fresh.Add(again)
 		scope.Add(again)
 		again = dataplane.Scope{}
-		again.Add(l.round(ctx, scope))
+		again.Add(l.round(ctx, l.truce.during(scope, fresh, time.Now()), fresh))
+		truce.Reset(l.truce.left(time.Now()))
 		retry.Stop()
 		if again.Empty() {
 			attempt = 0
@@ -251,15 +265,16 @@ func (l *Loop) work(ctx context.Context) error {
 }
 
 // take hands the dirty scope over to a round.
-func (l *Loop) take() dataplane.Scope {
+func (l *Loop) take() (dirty, fresh dataplane.Scope) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.owned {
-		return dataplane.Scope{}
+		return dirty, fresh
 	}
-	s := l.dirty
-	l.dirty = dataplane.Scope{}
-	return s
+	dirty.Add(l.dirty)
+	fresh.Add(l.fresh)
+	l.dirty, l.fresh = dataplane.Scope{}, dataplane.Scope{}
+	return dirty, fresh
 }
 
 // scope adds the domain of this moment.
@@ -309,8 +324,9 @@ func widened(s dataplane.Scope, have dataplane.Observed) dataplane.Scope {
 	return wide
 }
 
-// round does one pass and gives what has to be looked at again.
-func (l *Loop) round(ctx context.Context, s dataplane.Scope) (again dataplane.Scope) {
+// round does one pass and gives what has to be looked at again. What differs
+// outside of fresh is somebody else's doing.
+func (l *Loop) round(ctx context.Context, s, fresh dataplane.Scope) (again dataplane.Scope) {
 	if s.Empty() {
 		return dataplane.Scope{}
 	}
@@ -319,14 +335,17 @@ func (l *Loop) round(ctx context.Context, s dataplane.Scope) (again dataplane.Sc
 	r := Round{Full: s.All}
 	defer func() {
 		r.Took = time.Since(began)
-		if r.Full || r.Err != nil || !r.Applied.Empty() || len(r.Applied.Conflicts) > 0 {
+		if r.Full || r.Err != nil || !r.Applied.Empty() || len(r.Applied.Conflicts)+len(r.Fights) > 0 {
 			l.opts.OnRound(r)
 		}
 	}()
 	if r.Applied, r.Err = l.plan(ctx, s); r.Err != nil {
 		return s
 	}
-	r.Left.Conflicts = r.Applied.Conflicts
+	var withheld []dataplane.Op
+	r.Applied, r.Repaired, withheld = l.truce.admit(r.Applied, fresh, time.Now())
+	r.Fights = l.truce.fights.named(withheld)
+	r.Left = dataplane.Plan{Ops: withheld, Conflicts: r.Applied.Conflicts}
 	if r.Applied.Empty() {
 		return dataplane.Scope{}
 	}
@@ -338,6 +357,7 @@ func (l *Loop) round(ctx context.Context, s dataplane.Scope) (again dataplane.Sc
 	for _, op := range r.Left.Ops {
 		again.AddOp(op)
 	}
+	r.Left.Ops = append(r.Left.Ops, withheld...)
 	r.Left.Conflicts = append(r.Left.Conflicts, r.Applied.Conflicts...)
 	return again
 }
