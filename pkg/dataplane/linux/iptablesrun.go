@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-iptables/iptables"
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
@@ -48,8 +49,14 @@ type program struct {
 // time and for a new one only.
 type programs struct {
 	known map[string]known // by the name that was looked for
-	dirs  []string         // tests: where they are, and nowhere else
-	runs  int              // how often any was started
+	// clients are those of iptables-nft, by path and the file that it leads to.
+	clients map[string]*iptables.IPTables
+	dirs    []string // tests: where they are, and nowhere else
+	runs    int      // how often any was started
+}
+
+func newPrograms() programs {
+	return programs{known: map[string]known{}, clients: map[string]*iptables.IPTables{}}
 }
 
 type known struct {
@@ -156,11 +163,10 @@ func (p program) of(ipv6 bool) string {
 // list gives the rules of one chain. What is legacy is saved whole, because that
 // takes no lock.
 func (k *Kernel) list(ctx context.Context, p program, key ruleset.Key) (map[string][]string, error) {
-	name, args := p.of(key.IPv6), []string{"-t", key.Table, "-S", key.Chain}
-	if p.engine == ruleset.IPTablesLegacy {
-		name, args = name+"-save", []string{"-t", key.Table}
+	if p.engine == ruleset.IPTablesNFT {
+		return k.listNFT(p, key)
 	}
-	out, err := k.run(ctx, "", name, args...)
+	out, err := k.run(ctx, "", p.of(key.IPv6)+"-save", "-t", key.Table)
 	return parseListing(out), err
 }
 

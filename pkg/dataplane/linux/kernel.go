@@ -76,7 +76,7 @@ func New(o Options) (*Kernel, error) {
 	}
 	k := &Kernel{
 		ns: ns, protocol: uint8(o.Protocol), memory: newMemory(uint8(o.Protocol)), watchBytes: watchBuffer,
-		programs: programs{known: map[string]known{}}, resync: cmp.Or(o.Resync, defaultResync),
+		programs: newPrograms(), resync: cmp.Or(o.Resync, defaultResync),
 	}
 	if _, err := k.route(); err != nil {
 		k.Close()
