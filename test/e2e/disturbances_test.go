@@ -184,7 +184,27 @@ func (s side) routes() []disturbance {
 			return s.RouteReplace(&netlink.Route{Dst: s.dst, Type: unix.RTN_BLACKHOLE, Priority: s.metric})
 		}},
 		{"routes flushed", flush},
+		{"another route before ours", s.prepend},
 	}
+}
+
+// prepend is `ip route prepend`, which the library can't say. IPv6 takes it for
+// a second next hop of ours.
+func (s side) prepend() error {
+	header := &nl.RtMsg{RtMsg: unix.RtMsg{
+		Family: uint8(s.number), Table: unix.RT_TABLE_MAIN, Protocol: unix.RTPROT_BOOT, Type: unix.RTN_UNICAST,
+	}}
+	ones, _ := s.dst.Mask.Size()
+	header.Dst_len = uint8(ones)
+	return s.node.Do(func() error {
+		req := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_ACK)
+		req.AddData(header)
+		req.AddData(nl.NewRtAttr(unix.RTA_DST, s.dst.IP))
+		req.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, s.other))
+		req.AddData(nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(uint32(s.metric))))
+		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	})
 }
 
 // entries are neighbours and those of the forwarding table (FDB).

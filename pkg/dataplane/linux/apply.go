@@ -202,6 +202,12 @@ func (a *application) route(key dataplane.RouteKey, op dataplane.Op) error {
 // bears our mark, so the next Observe finds it.
 func (a *application) putRoute(key dataplane.RouteKey, want dataplane.Route, index, flags int) error {
 	err := a.k.putRoute(key, want, index, flags)
+	if errors.Is(err, unix.EEXIST) && flags == unix.NLM_F_REPLACE {
+		// IPv4 keeps several routes on one key, replaces the first, and refuses
+		// that when the new one stands further down: behind a foreign one, so
+		// that ours is of no use there.
+		err = errors.Join(a.k.deleteRoute(key, want, index), a.k.putRoute(key, want, index, flags))
+	}
 	if !errors.Is(err, unix.EINVAL) || !want.OnLink || !want.Via.Is6() {
 		return err
 	}
