@@ -17,25 +17,36 @@ ROUNDS ?= 20
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
   -run '^Test(Disturbances|Fight|RestartUnderTraffic|EndsPromptly)$$' ./test/e2e
 LINT := bin/golangci-lint
+# The modules of ours; the others are kept apart so that their weight never
+# reaches go.mod.
+MODULES := . tools test/kube
 
 # Static binaries; and the tests run what is shipped. race is the exception.
 export CGO_ENABLED := 0
 
-.PHONY: help build test verify race fuzz e2e soak demo bench stats clean needs fmt-check tidy-check
+.PHONY: help build test test-kube verify race fuzz e2e soak demo bench stats clean needs fmt-check tidy-check
 
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## static bin/weftd, bin/weft and bin/weftctl, version stamped
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 	@echo "built bin/weftd bin/weft bin/weftctl ($(VERSION))"
 
 test: needs ## all tests, also those that need root (PKG=./subnet/... for a part)
-	@go test -json -timeout $(TIMEOUT) $(PKG) | go run ./test/report
+	@{ go test -json -timeout $(TIMEOUT) $(PKG) || bad=1; $(if $(filter ./...,$(PKG)),$(KUBE_TEST) || bad=1;) \
+	  exit $${bad:-0}; } | go run ./test/report
+
+# verify vets it: here the analysis of all of Kubernetes would cost minutes.
+KUBE_TEST = (cd test/kube && go test -vet=off -json -timeout $(TIMEOUT) ./...)
+
+test-kube: ## only the tests against a real kube-apiserver (a cold build takes minutes)
+	@$(KUBE_TEST) | go run ./test/report
 
 verify: fmt-check tidy-check $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy, import and size rules
 	@echo "go vet"; go vet ./...
 	@echo "golangci-lint"; $(LINT) run ./...
+	@echo "golangci-lint, with go vet, in test/kube"; cd test/kube && ../../$(LINT) run ./...
 	@echo "import and size rules"; go test -count=1 ./test/arch/...
 
 race: needs ## all tests under the race detector (needs a C compiler, installs gcc where it is missing)
@@ -60,7 +71,8 @@ demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves th
 
 bench: ## all benchmarks with allocations (BENCH=regexp for a part)
 	@go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m \
-	  $$(grep -rlE --include='*_test.go' '^func Benchmark' . | xargs -r -n1 dirname | sort -u)
+	  $$(grep -rlE --include='*_test.go' '^func Benchmark' . | grep -v '^./test/kube/' | xargs -r -n1 dirname | sort -u)
+	@cd test/kube && go test -vet=off -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m ./...
 
 stats: ## function length, test/source lines, packages and what each imports
 	@go run ./test/arch/stats
@@ -80,7 +92,7 @@ fmt-check:
 	@echo "gofmt"; bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "not gofmt-ed (gofmt -w mends it):"; echo "$$bad"; exit 1; }
 
 tidy-check:
-	@echo "go mod tidy"; for m in . tools; do (cd $$m && go mod tidy -diff) || { \
+	@echo "go mod tidy"; for m in $(MODULES); do (cd $$m && go mod tidy -diff) || { \
 	  echo "$$m/go.mod is not tidy: run 'go mod tidy' in $$m"; exit 1; }; done
 
 # Built from a module of its own, so that the linter never weighs on go.mod.
