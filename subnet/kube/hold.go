@@ -20,7 +20,7 @@ func (s *Store) Hold(ctx context.Context, l subnet.Lease) error {
 	if err != nil {
 		return fmt.Errorf("hold lease %s: %w", l.ID, err)
 	}
-	h := holding{s: s, l: l, want: want, seen: s.written(l.Node).count}
+	h := holding{s: s, l: l, want: want, seen: s.written(l.Node).upTo(want)}
 	s.nodes.join()
 	defer s.nodes.leave()
 	for {
@@ -49,6 +49,18 @@ type holding struct {
 	l    subnet.Lease
 	want map[string]string
 	seen int // how many of our writes are no news
+}
+
+// upTo counts our writes as far as the one that made the lease what it is: a
+// Publish may have come between that and the beginning of Hold, and is no more
+// somebody else's than one that comes later.
+func (w wrote) upTo(want map[string]string) int {
+	for i := len(w.last) - 1; i >= 0; i-- {
+		if equalMaps(w.last[i], want) {
+			return w.count - (len(w.last) - 1 - i)
+		}
+	}
+	return w.count
 }
 
 // judge tells whether the lease still is what it was. What was heard may be
