@@ -17,19 +17,17 @@ type application struct {
 	k       *Kernel
 	domain  dataplane.Domain
 	indexes map[string]int // of interfaces; forgotten when a link changes
+	batch   batch
+	failed  []*dataplane.OpError
 }
 
-// Apply writes the ops in order. All chains are written in the place of the
-// first of them: those of nftables in one transaction, so that they take effect
-// together or not at all, those of iptables each in one.
+// Apply writes the ops in order. Entries of the FDB, neighbours and routes go in
+// batches; every other op is a request of its own, for which a batch does not
+// wait. All chains are written in the place of the first of them: those of
+// nftables in one transaction, so that they take effect together or not at all,
+// those of iptables each in one.
 func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpError {
 	a := &application{k: k, domain: k.memory.territory(), indexes: map[string]int{}}
-	var failed []*dataplane.OpError
-	fail := func(op dataplane.Op, err error) {
-		if err != nil {
-			failed = append(failed, &dataplane.OpError{Op: op, Err: err})
-		}
-	}
 	var chains []dataplane.Op
 	for _, op := range p.Ops {
 		if op.Kind == dataplane.KindChain {
@@ -38,19 +36,121 @@ func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpErr
 	}
 	k.memory.planned(p)
 	for _, op := range p.Ops {
+		if !a.joins(op) || ctx.Err() != nil {
+			a.flush()
+		}
 		switch {
 		case ctx.Err() != nil:
-			fail(op, ctx.Err())
+			a.fail(op, ctx.Err())
+		case batched(op.Kind):
+			a.add(op)
 		case op.Kind != dataplane.KindChain:
-			fail(op, a.write(op))
+			a.fail(op, a.write(op))
 		case len(chains) > 0:
-			k.applyChains(ctx, chains, fail)
+			k.applyChains(ctx, chains, a.fail)
 			chains = nil
 		}
 	}
-	return failed
+	a.flush()
+	return a.failed
 }
 
+func (a *application) fail(op dataplane.Op, err error) {
+	if err != nil {
+		a.failed = append(a.failed, &dataplane.OpError{Op: op, Err: err})
+	}
+}
+
+func batched(k dataplane.Kind) bool {
+	return k == dataplane.KindFDB || k == dataplane.KindNeigh || k == dataplane.KindRoute
+}
+
+// joins tells whether the op may go into the batch at work. Some routes are
+// written a second time when the batch is through: nothing is deleted before.
+func (a *application) joins(op dataplane.Op) bool {
+	n := len(a.batch.entries)
+	return batched(op.Kind) && len(a.batch.types) < maxBatch &&
+		(n == 0 || (a.batch.entries[n-1].op.Verb == dataplane.Delete) == (op.Verb == dataplane.Delete))
+}
+
+// add encodes the op. What is to be deleted from a link that is gone is gone too.
+func (a *application) add(op dataplane.Op) {
+	e := entry{op: op, first: len(a.batch.types)}
+	if name := linkOf(op); name != "" {
+		e.index, e.err = a.index(name)
+	}
+	switch {
+	case e.err == nil:
+		a.encode(&e)
+	case op.Verb == dataplane.Delete:
+		e.err = ignoreGone(e.err)
+	}
+	e.end = len(a.batch.types)
+	a.batch.entries = append(a.batch.entries, e)
+}
+
+// linkOf is the link that the entry stands on, or leads through.
+func linkOf(op dataplane.Op) string {
+	switch key := op.Key.(type) {
+	case dataplane.FDBKey:
+		return key.Link
+	case dataplane.NeighKey:
+		return key.Link
+	}
+	return routeOf(op).Link
+}
+
+// routeOf is the route that the op puts or deletes.
+func routeOf(op dataplane.Op) dataplane.Route {
+	v := op.New
+	if op.Verb == dataplane.Delete {
+		v = op.Old
+	}
+	r, _ := v.(dataplane.Route)
+	return r
+}
+
+func (a *application) encode(e *entry) {
+	b, deletes := &a.batch, e.op.Verb == dataplane.Delete
+	switch key := e.op.Key.(type) {
+	case dataplane.FDBKey:
+		a.forward(e.index, key.MAC, e.op)
+	case dataplane.NeighKey:
+		m, _ := e.op.New.(mac.Addr)
+		if deletes {
+			b.deleteNeighbour(e.index, key.IP)
+		} else {
+			b.putNeighbour(e.index, key.IP, m)
+		}
+	case dataplane.RouteKey:
+		if deletes {
+			b.deleteRoute(a.k.protocol, key, routeOf(e.op), e.index)
+		} else {
+			b.putRoute(a.k.protocol, key, routeOf(e.op), e.index, putFlags(e.op.Verb))
+		}
+	}
+}
+
+// flush sends the batch, and does what its answers ask for.
+func (a *application) flush() {
+	if len(a.batch.entries) == 0 {
+		return
+	}
+	a.batch.flush(a.k)
+	for i := range a.batch.entries {
+		e := &a.batch.entries[i]
+		err := e.err
+		if own := a.batch.errs[e.first:e.end]; e.op.Kind == dataplane.KindRoute && len(own) > 0 {
+			err = a.routeWritten(e, own[0])
+		} else {
+			err = errors.Join(err, errors.Join(own...))
+		}
+		a.fail(e.op, err)
+	}
+	a.batch.clear()
+}
+
+// write is for ops of the other kinds.
 func (a *application) write(op dataplane.Op) error {
 	switch key := op.Key.(type) {
 	case string:
@@ -59,24 +159,16 @@ func (a *application) write(op dataplane.Op) error {
 		}
 		return a.link(key, op)
 	case dataplane.AddrKey:
-		return a.onLink(key.Link, op, func(index int) error {
-			if op.Verb == dataplane.Delete {
-				return a.k.deleteAddr(index, key.Prefix)
-			}
-			return a.k.putAddr(index, key.Prefix)
-		})
-	case dataplane.FDBKey:
-		return a.onLink(key.Link, op, func(index int) error { return a.forward(index, key.MAC, op) })
-	case dataplane.NeighKey:
-		return a.onLink(key.Link, op, func(index int) error {
-			if op.Verb == dataplane.Delete {
-				return a.k.deleteNeighbour(index, key.IP)
-			}
-			m, _ := op.New.(mac.Addr)
-			return a.k.putNeighbour(index, key.IP, m)
-		})
-	case dataplane.RouteKey:
-		return a.route(key, op)
+		index, err := a.index(key.Link)
+		switch {
+		case op.Verb == dataplane.Delete && err != nil:
+			return ignoreGone(err)
+		case err != nil:
+			return err
+		case op.Verb == dataplane.Delete:
+			return a.k.deleteAddr(index, key.Prefix)
+		}
+		return a.k.putAddr(index, key.Prefix)
 	}
 	return fmt.Errorf("%s has a key of type %T", op.Kind, op.Key)
 }
@@ -106,19 +198,6 @@ func (a *application) link(name string, op dataplane.Op) error {
 	}
 }
 
-// onLink calls f with the index of the link. What is to be deleted from a link
-// that is gone is gone too.
-func (a *application) onLink(name string, op dataplane.Op, f func(index int) error) error {
-	index, err := a.index(name)
-	if err != nil {
-		if op.Verb == dataplane.Delete {
-			return ignoreGone(err)
-		}
-		return err
-	}
-	return f(index)
-}
-
 // index finds our device by its identity, never a foreign one by our name.
 func (a *application) index(name string) (int, error) {
 	if i, ok := a.indexes[name]; ok {
@@ -146,42 +225,36 @@ func (a *application) index(name string) (int, error) {
 
 // forward writes an FDB entry. One that was seen with settings of its own is
 // made anew: it may point to a nexthop object, which a replace leaves in place.
-func (a *application) forward(index int, m mac.Addr, op dataplane.Op) error {
+// Watch knows the write before it happens: its notification may be faster.
+func (a *application) forward(index int, m mac.Addr, op dataplane.Op) {
 	vtep, _ := op.New.(netip.Addr)
 	was, _ := op.Old.(netip.Addr)
 	if op.Verb == dataplane.Delete || op.Verb == dataplane.Change && !was.IsValid() {
-		a.k.memory.wroteForward(index, m, netip.Addr{})
-		if err := a.k.deleteForward(index, m); err != nil || op.Verb == dataplane.Delete {
-			return err
-		}
+		a.batch.deleteForward(index, m)
+	}
+	if op.Verb != dataplane.Delete {
+		a.batch.putForward(index, m, vtep)
 	}
 	a.k.memory.wroteForward(index, m, vtep)
-	return a.k.putForward(index, m, vtep)
 }
 
-func (a *application) route(key dataplane.RouteKey, op dataplane.Op) error {
-	want, _ := op.New.(dataplane.Route)
-	if op.Verb == dataplane.Delete {
-		want, _ = op.Old.(dataplane.Route)
+func putFlags(v dataplane.Verb) int {
+	if v == dataplane.Change {
+		return unix.NLM_F_REPLACE
 	}
-	index := 0
-	if want.Link != "" {
-		var err error
-		if index, err = a.index(want.Link); err != nil {
-			if op.Verb == dataplane.Delete {
-				return ignoreGone(err)
-			}
-			return err
-		}
+	return unix.NLM_F_EXCL
+}
+
+// routeWritten is the second step of a route, where the answer to the first asks
+// for one.
+func (a *application) routeWritten(e *entry, err error) error {
+	key, _ := e.op.Key.(dataplane.RouteKey)
+	want := routeOf(e.op)
+	if e.op.Verb == dataplane.Delete {
+		return err
 	}
-	switch op.Verb {
-	case dataplane.Delete:
-		return a.k.deleteRoute(key, want, index)
-	case dataplane.Change:
-		return a.putRoute(key, want, index, unix.NLM_F_REPLACE)
-	}
-	err := a.putRoute(key, want, index, unix.NLM_F_EXCL)
-	if !errors.Is(err, unix.EEXIST) {
+	err = a.insist(key, want, e.index, putFlags(e.op.Verb), err)
+	if e.op.Verb != dataplane.Create || !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	ours, foreign, err := a.k.occupant(key, a.domain)
@@ -189,33 +262,50 @@ func (a *application) route(key dataplane.RouteKey, op dataplane.Op) error {
 		return err
 	}
 	if ours || foreign.LeftFor(want) {
-		return a.putRoute(key, want, index, unix.NLM_F_REPLACE)
+		return a.putRoute(key, want, e.index, unix.NLM_F_REPLACE)
 	}
 	return fmt.Errorf("%w: %s", dataplane.ErrOccupied,
 		dataplane.Op{Verb: dataplane.Create, Kind: dataplane.KindRoute, Key: key, New: foreign})
 }
 
-// putRoute gets round a check of IPv6 (ip6_route_check_nh_onlink): an onlink
+func (a *application) putRoute(key dataplane.RouteKey, want dataplane.Route, index, flags int) error {
+	err := a.k.one(func(e *encoder) { e.putRoute(a.k.protocol, key, want, index, flags) })
+	return a.insist(key, want, index, flags, err)
+}
+
+// insist writes a route once more where the kernel's answer is a quirk.
+func (a *application) insist(key dataplane.RouteKey, want dataplane.Route, index, flags int, err error) error {
+	switch {
+	case errors.Is(err, unix.EINVAL) && want.OnLink && want.Via.Is6():
+		return a.putHidden(key, want, index, flags, err)
+	case errors.Is(err, unix.EEXIST) && flags == unix.NLM_F_REPLACE:
+		// IPv4 keeps several routes on one key, replaces the first, and refuses
+		// that when the new one stands further down: behind a foreign one, so
+		// that ours is of no use there.
+		return a.k.one(func(e *encoder) {
+			e.deleteRoute(a.k.protocol, key, want, index)
+			e.putRoute(a.k.protocol, key, want, index, flags)
+		})
+	}
+	return err
+}
+
+// putHidden gets round a check of IPv6 (ip6_route_check_nh_onlink): an onlink
 // route is refused while the main table leads to its gateway through another
 // interface, be it by an aggregate route to the whole cluster. For the moment
 // of the write a host route leads there through ours. Left behind by a crash, it
 // bears our mark, so the next Observe finds it.
-func (a *application) putRoute(key dataplane.RouteKey, want dataplane.Route, index, flags int) error {
-	err := a.k.putRoute(key, want, index, flags)
-	if errors.Is(err, unix.EEXIST) && flags == unix.NLM_F_REPLACE {
-		// IPv4 keeps several routes on one key, replaces the first, and refuses
-		// that when the new one stands further down: behind a foreign one, so
-		// that ours is of no use there.
-		err = errors.Join(a.k.deleteRoute(key, want, index), a.k.putRoute(key, want, index, flags))
-	}
-	if !errors.Is(err, unix.EINVAL) || !want.OnLink || !want.Via.Is6() {
-		return err
-	}
+func (a *application) putHidden(
+	key dataplane.RouteKey, want dataplane.Route, index, flags int, refused error,
+) error {
 	step := dataplane.RouteKey{Prefix: netip.PrefixFrom(want.Via, want.Via.BitLen()), Metric: 1}
 	direct := dataplane.Route{Link: want.Link}
-	if a.k.putRoute(step, direct, index, unix.NLM_F_EXCL) != nil {
-		return err
+	put := func(key dataplane.RouteKey, r dataplane.Route, flags int) error {
+		return a.k.one(func(e *encoder) { e.putRoute(a.k.protocol, key, r, index, flags) })
 	}
-	err = a.k.putRoute(key, want, index, flags)
-	return errors.Join(err, a.k.deleteRoute(step, direct, index))
+	if put(step, direct, unix.NLM_F_EXCL) != nil {
+		return refused
+	}
+	err := put(key, want, flags)
+	return errors.Join(err, a.k.one(func(e *encoder) { e.deleteRoute(a.k.protocol, step, direct, index) }))
 }

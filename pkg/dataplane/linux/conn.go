@@ -1,26 +1,34 @@
 package linux
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // conn is the rtnetlink socket that all requests share. It is kept open: its
-// port id is how Watch knows our own writing.
+// port id is how Watch knows our own writing. It is connected to the kernel, so
+// nobody else can send to it.
 type conn struct {
-	sockets map[int]*nl.SocketHandle
+	fd      int
 	port    port
-	strict  bool // dumps are filtered in the kernel by what the request says
+	strict  bool   // dumps are filtered in the kernel by what the request says
+	seq     uint32 // of the next message
+	request encoder
+	answers []byte
 }
 
 const (
-	// answerTimeout only guards against a lost answer: rtnetlink answers
-	// within the system call.
+	// answerTimeout only guards against a lost answer: rtnetlink has answered
+	// when the system call that sent the request returns.
 	answerTimeout = 10 // seconds
+	// answerBuffer holds the answers of a batch in which every message fails:
+	// each takes about a KiB in the kernel. Without CAP_NET_ADMIN it is cut
+	// down to net.core.rmem_max, 208 KiB by default, which is enough.
+	answerBuffer = 1 << 20
 	// dumpAttempts bounds the retries of a dump that others' writes disturb.
 	dumpAttempts = 10
 )
@@ -32,84 +40,126 @@ func (k *Kernel) route() (*conn, error) {
 	if k.rt != nil {
 		return k.rt, nil
 	}
-	s, err := k.ns.openSocket(unix.NETLINK_ROUTE)
-	if err != nil {
+	c := &conn{answers: make([]byte, receiveBuffer)}
+	if err := k.ns.do(func() error { return c.open(k.answerBytes) }); err != nil {
 		return nil, fmt.Errorf("open a route netlink socket: %w", err)
 	}
-	id, err := s.GetPid()
-	if err == nil {
-		err = s.SetReceiveTimeout(&unix.Timeval{Sec: answerTimeout})
+	c.strict = !k.lenient && unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
+	k.rt = c
+	k.memory.addPort(c.port)
+	return c, nil
+}
+
+func (c *conn) open(queue int) (err error) {
+	if c.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE); err != nil {
+		return err
 	}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(c.fd)
+		}
+	}()
+	if err := unix.Connect(c.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	name, err := unix.Getsockname(c.fd)
 	if err != nil {
-		s.Close()
-		return nil, fmt.Errorf("set up a route netlink socket: %w", err)
+		return err
 	}
+	self, ok := name.(*unix.SockaddrNetlink)
+	if !ok {
+		return fmt.Errorf("its address is a %T", name)
+	}
+	c.port = port{unix.NETLINK_ROUTE, self.Pid}
 	// Explanations and strict filters are luxuries: kernels before 4.12 and
 	// 4.20 do without, and what they send too much is dropped here.
-	_ = s.SetExtAck(true)
-	strict := !k.lenient &&
-		unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
-	k.rt = &conn{
-		sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}},
-		port:    port{unix.NETLINK_ROUTE, id},
-		strict:  strict,
+	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
+	if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queue) != nil {
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, queue)
 	}
-	k.memory.addPort(k.rt.port)
-	return k.rt, nil
+	return unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: answerTimeout})
 }
 
 func (k *Kernel) closeRoute() {
 	if k.rt != nil {
 		k.memory.dropPort(k.rt.port)
-		k.rt.sockets[unix.NETLINK_ROUTE].Close()
+		_ = unix.Close(k.rt.fd)
 		k.rt = nil
 	}
 }
 
+// exchange sends messages, all in one system call, and reads answers until take
+// says that it has the last. It is told which message each is an answer to. The
+// kernel acts on them in order, and one that fails does not stop the next
+// (netlink_rcv_skb). After an error of the socket itself it is closed: answers
+// may be lost or still under way.
+func (k *Kernel) exchange(e *encoder, take func(i int, m message) (last bool)) error {
+	c, err := k.route()
+	if err != nil {
+		return err
+	}
+	first := c.seq
+	c.seq += uint32(len(e.types))
+	for i, b := 0, e.buf; i < len(e.types); i++ {
+		binary.NativeEndian.PutUint32(b[8:], first+uint32(i))
+		b = b[binary.NativeEndian.Uint32(b):]
+	}
+	_, err = unix.Write(c.fd, e.buf)
+	for err == nil {
+		var n int
+		if n, err = unix.Read(c.fd, c.answers); errors.Is(err, unix.EINTR) {
+			err = nil
+			continue
+		}
+		for m := range messages(c.answers[:max(n, 0)]) {
+			i := m.seq - first
+			if i < uint32(len(e.types)) && take(int(i), m) {
+				return nil
+			}
+		}
+	}
+	k.closeRoute()
+	return fmt.Errorf("talk to the kernel's netlink: %w", err)
+}
+
 // send performs one request and hands each message of the answer to visit.
-// The message is valid only during the call.
+// The message is valid only during the call, which must not send anything.
 func (k *Kernel) send(typ, flags int, visit func([]byte), data ...nl.NetlinkRequestData) error {
 	c, err := k.route()
 	if err != nil {
 		return err
 	}
-	req := &nl.NetlinkRequest{
-		NlMsghdr: unix.NlMsghdr{Type: uint16(typ), Flags: unix.NLM_F_REQUEST | uint16(flags)},
-		Data:     data,
-		Sockets:  c.sockets,
+	c.request.reset()
+	c.request.begin(typ, flags)
+	for _, d := range data {
+		c.request.bytes(d.Serialize()...)
 	}
-	err = req.ExecuteIter(unix.NETLINK_ROUTE, 0, func(m []byte) bool {
-		if visit != nil {
-			visit(m)
+	c.request.end()
+	var answer error
+	disturbed := false
+	err = k.exchange(&c.request, func(_ int, m message) bool {
+		disturbed = disturbed || m.flags&unix.NLM_F_DUMP_INTR != 0
+		if m.typ == unix.NLMSG_ERROR || m.typ == unix.NLMSG_DONE {
+			answer = m.failure()
+			return true
 		}
-		return true
+		if visit != nil {
+			visit(m.data)
+		}
+		return m.flags&unix.NLM_F_MULTI == 0
 	})
-	if brokenSocket(err) {
-		k.closeRoute()
+	switch {
+	case err != nil:
+		return err
+	case answer == nil && disturbed:
+		return unix.EINTR
 	}
-	return err
+	return answer
 }
 
 // write is a request that changes something.
 func (k *Kernel) write(typ, flags int, data ...nl.NetlinkRequestData) error {
 	return k.send(typ, flags|unix.NLM_F_ACK, nil, data...)
-}
-
-// brokenSocket tells errors of the socket from answers of the kernel. After
-// one, an answer may still be under way, so the socket is not used again.
-func brokenSocket(err error) bool {
-	if err == nil || errors.Is(err, nl.ErrDumpInterrupted) {
-		return false
-	}
-	var errno syscall.Errno
-	if !errors.As(err, &errno) {
-		return true
-	}
-	switch errno {
-	case unix.ENOBUFS, unix.EAGAIN, unix.EBADF, unix.ENOTSOCK, unix.ECONNREFUSED:
-		return true
-	}
-	return false
 }
 
 // dump reads a table. parse says whether the message is wanted. What the
@@ -125,7 +175,7 @@ func dump[T any](
 				out = append(out, v)
 			}
 		}, data...)
-		if errors.Is(err, unix.EINTR) { // nl.ErrDumpInterrupted is one too
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		return out, err

@@ -1,5 +1,8 @@
 package linux
 
+// ErrNoAnswer is for tests.
+var ErrNoAnswer = errNoAnswer
+
 // ForceFallbacks makes the kernel one from before strict dumps and gets of
 // single neighbours.
 func (k *Kernel) ForceFallbacks() {
@@ -9,6 +12,12 @@ func (k *Kernel) ForceFallbacks() {
 
 // SetWatchBuffer is the kernel's queue for Watch, in bytes.
 func (k *Kernel) SetWatchBuffer(bytes int) { k.watchBytes = bytes }
+
+// SetAnswerBuffer is the kernel's queue for answers, in bytes.
+func (k *Kernel) SetAnswerBuffer(bytes int) {
+	k.closeRoute()
+	k.answerBytes = bytes
+}
 
 // SetLockFile is the lock of iptables' programs.
 func (k *Kernel) SetLockFile(path string) { k.lockFile = path }

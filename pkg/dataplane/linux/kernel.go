@@ -3,7 +3,7 @@
 // namespace.
 //
 //	Observe ── dumps filtered in the kernel, or single gets ──→ canonical values
-//	Apply   ── one request per op, one nftables transaction ──→ kernel
+//	Apply   ── batches of messages, one nftables transaction ──→ kernel
 //	Watch   ←─ multicast groups, minus what is foreign or our own writing
 //
 // It owns the wire formats, what tells an entry of ours from a foreign one, and
@@ -58,6 +58,8 @@ type Kernel struct {
 	noGets     bool   // tests: as kernels without RTM_GETNEIGH of one entry (before 5.0)
 	watchBytes int    // receive buffer of Watch
 	lockFile   string // tests: of iptables; "" is its own
+
+	answerBytes int // receive buffer of requests
 }
 
 var _ dataplane.Kernel = (*Kernel)(nil)
@@ -76,7 +78,8 @@ func New(o Options) (*Kernel, error) {
 	}
 	k := &Kernel{
 		ns: ns, protocol: uint8(o.Protocol), memory: newMemory(uint8(o.Protocol)), watchBytes: watchBuffer,
-		programs: newPrograms(), resync: cmp.Or(o.Resync, defaultResync),
+		answerBytes: answerBuffer,
+		programs:    newPrograms(), resync: cmp.Or(o.Resync, defaultResync),
 	}
 	if _, err := k.route(); err != nil {
 		k.Close()

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -113,24 +114,38 @@ func (k *Kernel) getNeighbour(data ...nl.NetlinkRequestData) (neighbour, bool, e
 
 const createOrReplace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 
-func (k *Kernel) putNeighbour(index int, ip netip.Addr, m mac.Addr) error {
-	return k.write(unix.RTM_NEWNEIGH, createOrReplace,
-		ndmsg(family(ip), index, netlink.NUD_PERMANENT),
-		addrAttr(netlink.NDA_DST, ip), nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware()))
+func (e *encoder) beginNeighbour(typ, flags int, family uint8, index int, state uint16) {
+	e.begin(typ, flags)
+	h := ndmsg(family, index, state)
+	e.bytes(h.Family, 0, 0, 0)
+	e.uint32(h.Index)
+	e.buf = binary.NativeEndian.AppendUint16(e.buf, h.State)
+	e.bytes(h.Flags, h.Type)
 }
 
-func (k *Kernel) deleteNeighbour(index int, ip netip.Addr) error {
-	return ignoreGone(k.write(unix.RTM_DELNEIGH, 0, ndmsg(family(ip), index, 0), addrAttr(netlink.NDA_DST, ip)))
+func (e *encoder) putNeighbour(index int, ip netip.Addr, m mac.Addr) {
+	e.beginNeighbour(unix.RTM_NEWNEIGH, createOrReplace, family(ip), index, netlink.NUD_PERMANENT)
+	e.addrAttr(netlink.NDA_DST, ip)
+	e.attr(netlink.NDA_LLADDR, m[:])
+	e.end()
 }
 
-func (k *Kernel) putForward(index int, m mac.Addr, vtep netip.Addr) error {
-	return k.write(unix.RTM_NEWNEIGH, createOrReplace,
-		ndmsg(unix.AF_BRIDGE, index, netlink.NUD_PERMANENT),
-		nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware()), addrAttr(netlink.NDA_DST, vtep))
+func (e *encoder) deleteNeighbour(index int, ip netip.Addr) {
+	e.beginNeighbour(unix.RTM_DELNEIGH, 0, family(ip), index, 0)
+	e.addrAttr(netlink.NDA_DST, ip)
+	e.end()
+}
+
+func (e *encoder) putForward(index int, m mac.Addr, vtep netip.Addr) {
+	e.beginNeighbour(unix.RTM_NEWNEIGH, createOrReplace, unix.AF_BRIDGE, index, netlink.NUD_PERMANENT)
+	e.attr(netlink.NDA_LLADDR, m[:])
+	e.addrAttr(netlink.NDA_DST, vtep)
+	e.end()
 }
 
 // deleteForward names no VTEP: the entry goes wherever it leads by now.
-func (k *Kernel) deleteForward(index int, m mac.Addr) error {
-	return ignoreGone(k.write(unix.RTM_DELNEIGH, 0,
-		ndmsg(unix.AF_BRIDGE, index, 0), nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware())))
+func (e *encoder) deleteForward(index int, m mac.Addr) {
+	e.beginNeighbour(unix.RTM_DELNEIGH, 0, unix.AF_BRIDGE, index, 0)
+	e.attr(netlink.NDA_LLADDR, m[:])
+	e.end()
 }

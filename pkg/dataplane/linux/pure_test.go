@@ -267,6 +267,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(append([]byte{2, 24, 0, 0, 254, 83, 0, 1, 0, 0, 0, 0},
 		8, 0, 1, 0, 10, 42, 1, 0, 12, 0, 9, 0, 255, 255, 0, 0, 0, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		for m := range messages(b) {
+			_ = m.failure()
+		}
 		if r, ok := parseRoute(b); ok && !r.key.Prefix.IsValid() {
 			t.Errorf("an invalid prefix: %+v", r)
 		}

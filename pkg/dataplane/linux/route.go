@@ -214,61 +214,51 @@ func judge(key dataplane.RouteKey, r route) verdict {
 }
 
 // putRoute creates a route, or replaces what stands on its key.
-func (k *Kernel) putRoute(key dataplane.RouteKey, want dataplane.Route, index, flags int) error {
-	header := routeHeader(key)
-	header.Protocol = k.protocol
-	header.Type = unix.RTN_UNICAST
+func (e *encoder) putRoute(protocol uint8, key dataplane.RouteKey, want dataplane.Route, index, flags int) {
+	h := unix.RtMsg{Protocol: protocol, Scope: unix.RT_SCOPE_UNIVERSE, Type: unix.RTN_UNICAST}
 	if want.Blackhole {
-		header.Type = unix.RTN_BLACKHOLE
+		h.Type = unix.RTN_BLACKHOLE
 	}
-	header.Scope = unix.RT_SCOPE_UNIVERSE
 	if want.OnLink {
-		header.Flags = unix.RTNH_F_ONLINK
+		h.Flags = unix.RTNH_F_ONLINK
 	}
-	data := routeData(header, key)
-	if want.Via.IsValid() {
-		data = append(data, addrAttr(unix.RTA_GATEWAY, want.Via))
-	}
+	e.beginRoute(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|flags, key, h)
+	e.hopOf(want.Via, index)
 	if want.Src.IsValid() {
-		data = append(data, addrAttr(unix.RTA_PREFSRC, want.Src))
+		e.addrAttr(unix.RTA_PREFSRC, want.Src)
 	}
-	if index != 0 {
-		data = append(data, uint32Attr(unix.RTA_OIF, uint32(index)))
-	}
-	return k.write(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|flags, data...)
+	e.end()
 }
 
 // deleteRoute names the protocol, so that it can't hit a foreign route which
 // took the key meanwhile.
-func (k *Kernel) deleteRoute(key dataplane.RouteKey, seen dataplane.Route, index int) error {
-	header := routeHeader(key)
-	header.Scope = unix.RT_SCOPE_NOWHERE
-	header.Protocol = k.protocol
+func (e *encoder) deleteRoute(protocol uint8, key dataplane.RouteKey, seen dataplane.Route, index int) {
+	h := unix.RtMsg{Protocol: protocol, Scope: unix.RT_SCOPE_NOWHERE}
 	if seen.Unmarked {
-		header.Protocol = unix.RTPROT_BOOT
+		h.Protocol = unix.RTPROT_BOOT
 	}
-	data := routeData(header, key)
-	if seen.Via.IsValid() {
-		data = append(data, addrAttr(unix.RTA_GATEWAY, seen.Via))
+	e.beginRoute(unix.RTM_DELROUTE, 0, key, h)
+	e.hopOf(seen.Via, index)
+	e.end()
+}
+
+func (e *encoder) beginRoute(typ, flags int, key dataplane.RouteKey, h unix.RtMsg) {
+	e.begin(typ, flags)
+	e.bytes(family(key.Prefix.Addr()), uint8(key.Prefix.Bits()), 0, 0, 0, h.Protocol, h.Scope, h.Type)
+	e.uint32(h.Flags)
+	e.addrAttr(unix.RTA_DST, key.Prefix.Addr())
+	e.uint32Attr(unix.RTA_TABLE, uint32(kernelTable(key.Table)))
+	if key.Metric != 0 {
+		e.uint32Attr(unix.RTA_PRIORITY, uint32(key.Metric))
+	}
+}
+
+// hopOf names the gateway and the interface, as far as there are.
+func (e *encoder) hopOf(via netip.Addr, index int) {
+	if via.IsValid() {
+		e.addrAttr(unix.RTA_GATEWAY, via)
 	}
 	if index != 0 {
-		data = append(data, uint32Attr(unix.RTA_OIF, uint32(index)))
+		e.uint32Attr(unix.RTA_OIF, uint32(index))
 	}
-	return ignoreGone(k.write(unix.RTM_DELROUTE, 0, data...))
-}
-
-func routeHeader(key dataplane.RouteKey) *nl.RtMsg {
-	return &nl.RtMsg{RtMsg: unix.RtMsg{
-		Family: family(key.Prefix.Addr()), Dst_len: uint8(key.Prefix.Bits()),
-	}}
-}
-
-func routeData(header *nl.RtMsg, key dataplane.RouteKey) []nl.NetlinkRequestData {
-	data := []nl.NetlinkRequestData{
-		header, addrAttr(unix.RTA_DST, key.Prefix.Addr()), uint32Attr(unix.RTA_TABLE, uint32(kernelTable(key.Table))),
-	}
-	if key.Metric != 0 {
-		data = append(data, uint32Attr(unix.RTA_PRIORITY, uint32(key.Metric)))
-	}
-	return data
 }
