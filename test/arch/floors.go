@@ -21,7 +21,7 @@ func floors() []floor {
 	return []floor{
 		{"leaves", []string{"pkg/...", "pkg/dataplane/ruleset"}},
 		{"dataplane", []string{"pkg/dataplane"}},
-		{"subnet and layers", []string{"subnet", "pkg/dataplane/layers"}},
+		{"subnet and layers", []string{"subnet", "pkg/dataplane/layers", "pkg/attachment"}},
 		{"backend", []string{"backend"}},
 		{"parts", []string{
 			"backend/...", "subnet/...", "network/...", "pkg/dataplane/...",
