@@ -216,7 +216,7 @@ func TestFight(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, r := range routes {
-			if err := m.RouteDel(&r); err != nil {
+			if err := m.RouteDel(byKey(r)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -155,16 +155,22 @@ func (s side) addresses() []disturbance {
 	}
 }
 
+// byKey is what to delete a route by: with gateway and interface the kernel finds
+// none that goes by a nexthop object.
+func byKey(r netlink.Route) *netlink.Route {
+	return &netlink.Route{Dst: r.Dst, Priority: r.Priority, Family: r.Family}
+}
+
 func (s side) routes() []disturbance {
 	elsewhere := func() *netlink.Route { return &netlink.Route{Dst: s.dst, Gw: s.other, Priority: s.metric} }
 	ours := func() *netlink.Route {
-		return &netlink.Route{Dst: s.dst, Gw: s.gateway, Priority: s.metric, Family: s.number}
+		return byKey(netlink.Route{Dst: s.dst, Priority: s.metric, Family: s.number})
 	}
 	flush := s.on(func(l netlink.Link) error {
 		all, err := s.RouteList(l, s.number)
 		for _, r := range all {
 			if r.Protocol == weftProtocol {
-				err = errors.Join(err, s.RouteDel(&r))
+				err = errors.Join(err, s.RouteDel(byKey(r)))
 			}
 		}
 		return err

@@ -22,6 +22,9 @@ type World struct {
 	Firewall Firewall
 	// Engines are those that the kernel has, nftables among them.
 	Engines []ruleset.Engine
+	// RoutesStay says that IPv4 routes through our device outlive its last
+	// address: in the real kernel those that go by nexthop objects do.
+	RoutesStay bool
 }
 
 // Admin is somebody else with root and iproute2. Nothing that it writes bears

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -14,11 +15,12 @@ import (
 
 // application is one Apply at work.
 type application struct {
-	k       *Kernel
-	domain  dataplane.Domain
-	indexes map[string]int // of interfaces; forgotten when a link changes
-	batch   batch
-	failed  []*dataplane.OpError
+	k        *Kernel
+	domain   dataplane.Domain
+	indexes  map[string]int // of interfaces; forgotten when a link changes
+	batch    batch
+	nexthops nexthops
+	failed   []*dataplane.OpError
 }
 
 // Apply writes the ops in order. Entries of the FDB, neighbours and routes go in
@@ -27,7 +29,11 @@ type application struct {
 // nftables in one transaction, so that they take effect together or not at all,
 // those of iptables each in one.
 func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpError {
-	a := &application{k: k, domain: k.memory.territory(), indexes: map[string]int{}}
+	a := &application{
+		k: k, domain: k.memory.territory(), indexes: map[string]int{}, nexthops: nexthops{
+			k: k, many: tunnels(p) > fewKeys, has: sync.OnceValue(k.hasNexthops), seen: map[uint32]nexthop{},
+		},
+	}
 	var chains []dataplane.Op
 	for _, op := range p.Ops {
 		if op.Kind == dataplane.KindChain {
@@ -52,6 +58,9 @@ func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpErr
 		}
 	}
 	a.flush()
+	if ctx.Err() == nil {
+		a.sweep()
+	}
 	return a.failed
 }
 
@@ -123,11 +132,7 @@ func (a *application) encode(e *entry) {
 			b.putNeighbour(e.index, key.IP, m)
 		}
 	case dataplane.RouteKey:
-		if deletes {
-			b.deleteRoute(a.k.protocol, key, routeOf(e.op), e.index)
-		} else {
-			b.putRoute(a.k.protocol, key, routeOf(e.op), e.index, putFlags(e.op.Verb))
-		}
+		a.encodeRoute(e, key)
 	}
 }
 
@@ -141,7 +146,7 @@ func (a *application) flush() {
 		e := &a.batch.entries[i]
 		err := e.err
 		if own := a.batch.errs[e.first:e.end]; e.op.Kind == dataplane.KindRoute && len(own) > 0 {
-			err = a.routeWritten(e, own[0])
+			err = a.routeWritten(e, own)
 		} else {
 			err = errors.Join(err, errors.Join(own...))
 		}
@@ -181,6 +186,7 @@ func (a *application) sysctl(name string, op dataplane.Op) error {
 
 func (a *application) link(name string, op dataplane.Op) error {
 	clear(a.indexes)
+	a.nexthops.forget() // a link that goes, or down, takes them along
 	want, _ := op.New.(dataplane.Link)
 	switch op.Verb {
 	case dataplane.Create:
@@ -236,76 +242,4 @@ func (a *application) forward(index int, m mac.Addr, op dataplane.Op) {
 		a.batch.putForward(index, m, vtep)
 	}
 	a.k.memory.wroteForward(index, m, vtep)
-}
-
-func putFlags(v dataplane.Verb) int {
-	if v == dataplane.Change {
-		return unix.NLM_F_REPLACE
-	}
-	return unix.NLM_F_EXCL
-}
-
-// routeWritten is the second step of a route, where the answer to the first asks
-// for one.
-func (a *application) routeWritten(e *entry, err error) error {
-	key, _ := e.op.Key.(dataplane.RouteKey)
-	want := routeOf(e.op)
-	if e.op.Verb == dataplane.Delete {
-		return err
-	}
-	err = a.insist(key, want, e.index, putFlags(e.op.Verb), err)
-	if e.op.Verb != dataplane.Create || !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	ours, foreign, err := a.k.occupant(key, a.domain)
-	if err != nil {
-		return err
-	}
-	if ours || foreign.LeftFor(want) {
-		return a.putRoute(key, want, e.index, unix.NLM_F_REPLACE)
-	}
-	return fmt.Errorf("%w: %s", dataplane.ErrOccupied,
-		dataplane.Op{Verb: dataplane.Create, Kind: dataplane.KindRoute, Key: key, New: foreign})
-}
-
-func (a *application) putRoute(key dataplane.RouteKey, want dataplane.Route, index, flags int) error {
-	err := a.k.one(func(e *encoder) { e.putRoute(a.k.protocol, key, want, index, flags) })
-	return a.insist(key, want, index, flags, err)
-}
-
-// insist writes a route once more where the kernel's answer is a quirk.
-func (a *application) insist(key dataplane.RouteKey, want dataplane.Route, index, flags int, err error) error {
-	switch {
-	case errors.Is(err, unix.EINVAL) && want.OnLink && want.Via.Is6():
-		return a.putHidden(key, want, index, flags, err)
-	case errors.Is(err, unix.EEXIST) && flags == unix.NLM_F_REPLACE:
-		// IPv4 keeps several routes on one key, replaces the first, and refuses
-		// that when the new one stands further down: behind a foreign one, so
-		// that ours is of no use there.
-		return a.k.one(func(e *encoder) {
-			e.deleteRoute(a.k.protocol, key, want, index)
-			e.putRoute(a.k.protocol, key, want, index, flags)
-		})
-	}
-	return err
-}
-
-// putHidden gets round a check of IPv6 (ip6_route_check_nh_onlink): an onlink
-// route is refused while the main table leads to its gateway through another
-// interface, be it by an aggregate route to the whole cluster. For the moment
-// of the write a host route leads there through ours. Left behind by a crash, it
-// bears our mark, so the next Observe finds it.
-func (a *application) putHidden(
-	key dataplane.RouteKey, want dataplane.Route, index, flags int, refused error,
-) error {
-	step := dataplane.RouteKey{Prefix: netip.PrefixFrom(want.Via, want.Via.BitLen()), Metric: 1}
-	direct := dataplane.Route{Link: want.Link}
-	put := func(key dataplane.RouteKey, r dataplane.Route, flags int) error {
-		return a.k.one(func(e *encoder) { e.putRoute(a.k.protocol, key, r, index, flags) })
-	}
-	if put(step, direct, unix.NLM_F_EXCL) != nil {
-		return refused
-	}
-	err := put(key, want, flags)
-	return errors.Join(err, a.k.one(func(e *encoder) { e.deleteRoute(a.k.protocol, step, direct, index) }))
 }

@@ -20,9 +20,10 @@ type batch struct {
 // entry is one op of a batch.
 type entry struct {
 	op         dataplane.Op
-	err        error // why it has no messages
-	index      int   // of its interface
-	first, end int   // its messages
+	err        error      // why it has no messages
+	index      int        // of its interface
+	route      routeWrite // of a route: what was sent
+	first, end int        // its messages
 }
 
 // maxBatch is how many messages go into one system call. More gain nothing

@@ -46,6 +46,11 @@ func (m *memory) entryChange(msg syscall.NetlinkMessage, own bool) dataplane.Sco
 			return dataplane.Scope{}
 		}
 		return m.tableChange(msg.Data)
+	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
+		if own {
+			return dataplane.Scope{}
+		}
+		return m.nexthopChange(msg.Data)
 	case unix.RTM_NEWNETCONF:
 		return m.confChange(msg.Data)
 	}

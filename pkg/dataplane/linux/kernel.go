@@ -59,7 +59,9 @@ type Kernel struct {
 	watchBytes int    // receive buffer of Watch
 	lockFile   string // tests: of iptables; "" is its own
 
-	answerBytes int // receive buffer of requests
+	answerBytes int  // receive buffer of requests
+	noNexthops  bool // tests: as kernels without nexthop objects (before 5.3)
+	nexthopUse  nexthopUse
 }
 
 var _ dataplane.Kernel = (*Kernel)(nil)
@@ -78,8 +80,8 @@ func New(o Options) (*Kernel, error) {
 	}
 	k := &Kernel{
 		ns: ns, protocol: uint8(o.Protocol), memory: newMemory(uint8(o.Protocol)), watchBytes: watchBuffer,
-		answerBytes: answerBuffer,
-		programs:    newPrograms(), resync: cmp.Or(o.Resync, defaultResync),
+		answerBytes: answerBuffer, nexthopUse: newNexthopUse(),
+		programs: newPrograms(), resync: cmp.Or(o.Resync, defaultResync),
 	}
 	if _, err := k.route(); err != nil {
 		k.Close()

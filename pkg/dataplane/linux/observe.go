@@ -27,6 +27,8 @@ type observation struct {
 	under map[int]link    // the parents of our devices
 
 	others []link // foreign interfaces that the scope names
+
+	nexthops map[dataplane.RouteKey]uint32 // the objects of routes in Have
 }
 
 // Observe reads what the scope speaks of.
@@ -43,9 +45,10 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 		},
 		Absent: map[string]bool{},
 	}}
+	o.nexthops = map[dataplane.RouteKey]uint32{}
 	k.memory.enter(s)
 	chains := func() error { return o.chains(ctx) }
-	for _, step := range []func() error{o.links, o.sysctls, o.addrs, o.fdb, o.neighs, o.routes, chains} {
+	for _, step := range []func() error{o.links, o.sysctls, o.addrs, o.fdb, o.neighs, o.routes, o.useOfNexthops, chains} {
 		if err := ctx.Err(); err != nil {
 			return dataplane.Observed{}, err
 		}

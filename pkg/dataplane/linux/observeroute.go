@@ -1,6 +1,8 @@
 package linux
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/dataplane"
@@ -115,11 +117,12 @@ func (o *observation) putRoute(r route, named bool) error {
 			value = dataplane.Route{} // like no wanted one
 		}
 		o.out.Have.Routes[r.key] = value
+		o.nexthops[r.key] = r.nexthop
 	case o.leftByFlannel(r):
 		value.Unmarked = true
 		o.out.Have.Routes[r.key] = value
 	case named:
-		value.Unmarked = r.plain && r.protocol == unix.RTPROT_BOOT
+		value.Unmarked = r.plain && r.nexthop == 0 && r.protocol == unix.RTPROT_BOOT
 		value.Usurps = o.k.memory.stoodOn(r.key)
 		o.out.Occupied.Routes[r.key] = value
 	}
@@ -130,7 +133,7 @@ func (o *observation) putRoute(r route, named bool) error {
 // peers: through our device, via the network address of its own prefix, with
 // no protocol of its own.
 func (o *observation) leftByFlannel(r route) bool {
-	return r.plain && r.onlink && r.protocol == unix.RTPROT_BOOT && r.via == r.key.Prefix.Addr() &&
+	return r.plain && r.nexthop == 0 && r.onlink && r.protocol == unix.RTPROT_BOOT && r.via == r.key.Prefix.Addr() &&
 		o.isOurs(r.index) && within(r.key.Prefix, o.scope.Domain.Networks)
 }
 
@@ -156,11 +159,36 @@ func (o *observation) linkName(index int) (string, error) {
 	return l.name, nil
 }
 
+// useOfNexthops notes what routes of ours go by, and in full what they don't.
+func (o *observation) useOfNexthops() error {
+	if !o.scope.All {
+		for key := range o.scope.Keys.Routes {
+			if _, ours := o.nexthops[key]; !ours {
+				o.nexthops[key] = 0 // gone, or not ours any more
+			}
+		}
+		o.k.nexthopUse.observed(false, o.nexthops, nil)
+		return nil
+	}
+	var mine []nexthop
+	if o.k.hasNexthops() {
+		for _, l := range o.mine {
+			all, err := o.k.nexthopsOn(l.index)
+			if err != nil {
+				return err
+			}
+			mine = append(mine, slices.DeleteFunc(all, func(n nexthop) bool { return n.protocol != o.k.protocol })...)
+		}
+	}
+	o.k.nexthopUse.observed(true, o.nexthops, mine)
+	return nil
+}
+
 // occupant looks at what an exclusive creation met.
 func (k *Kernel) occupant(key dataplane.RouteKey, domain dataplane.Domain) (
 	ours bool, foreign dataplane.Route, err error,
 ) {
-	o := &observation{k: k, names: map[int]string{}, scope: dataplane.Scope{
+	o := &observation{k: k, names: map[int]string{}, nexthops: map[dataplane.RouteKey]uint32{}, scope: dataplane.Scope{
 		Keys:   dataplane.State{Routes: map[dataplane.RouteKey]dataplane.Route{key: {}}},
 		Domain: domain,
 	}}

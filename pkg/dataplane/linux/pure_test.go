@@ -281,7 +281,7 @@ func FuzzParse(f *testing.F) {
 		}
 		m := newMemory(RouteProtocol)
 		for _, s := range []dataplane.Scope{
-			m.addrChange(b, true), m.neighChange(b, true), m.tableChange(b), m.confChange(b),
+			m.addrChange(b, true), m.neighChange(b, true), m.tableChange(b), m.confChange(b), m.nexthopChange(b),
 		} {
 			if s.All || s.Keys.Len() > 1 {
 				t.Errorf("one notification gave %+v", s)

@@ -21,8 +21,9 @@ type route struct {
 	unicast  bool
 	black    bool // a blackhole
 	// plain: unicast with one next hop or a blackhole, and nothing that
-	// dataplane.Route can't say (nexthop objects, multipath, tunnels, metrics).
-	plain bool
+	// dataplane.Route can't say (multipath, tunnels, metrics).
+	plain   bool
+	nexthop uint32 // the object that it goes by; 0 is none
 	// other: the kernel keeps it apart from the route with the same key (it
 	// is for one type of service only, or from one source).
 	other bool
@@ -73,6 +74,7 @@ func parseRoute(m []byte) (route, bool) {
 	}
 	r.key.Prefix = netip.PrefixFrom(dst, int(header.Dst_len))
 	if r.black {
+		r.plain = r.nexthop == 0
 		r.index = 0 // IPv6 has one for every route: the loopback's here
 	}
 	return r, r.key.Prefix.IsValid()
@@ -91,7 +93,9 @@ func (r *route) take(a attr) {
 	case unix.RTA_MULTIPATH:
 		r.plain = false
 		r.firstHop(a.value)
-	case rtaNexthop, unix.RTA_VIA, unix.RTA_METRICS, unix.RTA_ENCAP_TYPE, unix.RTA_NEWDST:
+	case rtaNexthop:
+		r.nexthop = a.uint32()
+	case unix.RTA_VIA, unix.RTA_METRICS, unix.RTA_ENCAP_TYPE, unix.RTA_NEWDST:
 		r.plain = false
 	}
 }
@@ -213,32 +217,53 @@ func judge(key dataplane.RouteKey, r route) verdict {
 	return unsure
 }
 
+// routeWrite is a route with what the kernel is told besides.
+type routeWrite struct {
+	key      dataplane.RouteKey
+	route    dataplane.Route
+	protocol uint8
+	index    int    // of the link
+	nexthop  uint32 // the object that it goes by; 0 is none
+	flags    int    // what to do about one that is there
+}
+
 // putRoute creates a route, or replaces what stands on its key.
-func (e *encoder) putRoute(protocol uint8, key dataplane.RouteKey, want dataplane.Route, index, flags int) {
-	h := unix.RtMsg{Protocol: protocol, Scope: unix.RT_SCOPE_UNIVERSE, Type: unix.RTN_UNICAST}
-	if want.Blackhole {
+func (e *encoder) putRoute(w routeWrite) {
+	h := unix.RtMsg{Protocol: w.protocol, Scope: unix.RT_SCOPE_UNIVERSE, Type: unix.RTN_UNICAST}
+	if w.route.Blackhole {
 		h.Type = unix.RTN_BLACKHOLE
 	}
-	if want.OnLink {
+	if w.route.OnLink && w.nexthop == 0 {
 		h.Flags = unix.RTNH_F_ONLINK
 	}
-	e.beginRoute(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|flags, key, h)
-	e.hopOf(want.Via, index)
-	if want.Src.IsValid() {
-		e.addrAttr(unix.RTA_PREFSRC, want.Src)
+	e.beginRoute(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|w.flags, w.key, h)
+	if w.nexthop != 0 {
+		e.uint32Attr(rtaNexthop, w.nexthop)
+	} else {
+		e.hopOf(w.route.Via, w.index)
+	}
+	if w.route.Src.IsValid() {
+		e.addrAttr(unix.RTA_PREFSRC, w.route.Src)
 	}
 	e.end()
 }
 
 // deleteRoute names the protocol, so that it can't hit a foreign route which
-// took the key meanwhile.
-func (e *encoder) deleteRoute(protocol uint8, key dataplane.RouteKey, seen dataplane.Route, index int) {
-	h := unix.RtMsg{Protocol: protocol, Scope: unix.RT_SCOPE_NOWHERE}
-	if seen.Unmarked {
-		h.Protocol = unix.RTPROT_BOOT
+// took the key meanwhile. It names gateway and interface where there can be no
+// object: the kernel finds no route that goes by one by what the object says.
+func (e *encoder) deleteRoute(w routeWrite) {
+	h := unix.RtMsg{Protocol: w.protocol, Scope: unix.RT_SCOPE_NOWHERE}
+	_, tunnelled := tunnel(w.route, w.index)
+	switch {
+	case w.route.Unmarked:
+		h.Protocol, tunnelled = unix.RTPROT_BOOT, false
+	case tunnelled:
+		h.Type = unix.RTN_UNICAST
 	}
-	e.beginRoute(unix.RTM_DELROUTE, 0, key, h)
-	e.hopOf(seen.Via, index)
+	e.beginRoute(unix.RTM_DELROUTE, 0, w.key, h)
+	if !tunnelled {
+		e.hopOf(w.route.Via, w.index)
+	}
 	e.end()
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -46,8 +47,10 @@ func TestContract(t *testing.T) {
 					prepare(k)
 					return k
 				}
+				first := opened().(*linux.Kernel)
 				return kerneltest.World{
-					Kernel: opened(), Reopen: opened, Admin: newAdmin(t, n), Firewall: newFirewall(t, n),
+					Kernel: first, Reopen: opened, Admin: newAdmin(t, n), Firewall: newFirewall(t, n),
+					RoutesStay: first.HasNexthops(),
 				}
 			})
 		})
@@ -122,6 +125,7 @@ func (a *admin) Put(s dataplane.State) {
 		}
 		if err := a.AddrAdd(a.link(k.Link), addr); !errors.Is(err, unix.EEXIST) {
 			a.must(err)
+			a.local(k)
 		}
 	}
 	for k, vtep := range s.FDB {
@@ -140,6 +144,24 @@ func (a *admin) Put(s dataplane.State) {
 	}
 	for name, value := range s.Sysctls {
 		a.ns.Do(func() { a.must(os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)) })
+	}
+}
+
+// local waits until an address can be reached: the kernel makes the route to an
+// IPv6 one, of a link that is up, in a worker of its own.
+func (a *admin) local(k dataplane.AddrKey) {
+	a.t.Helper()
+	if k.Prefix.Addr().Is4() || a.link(k.Link).Attrs().Flags&net.FlagUp == 0 {
+		return
+	}
+	for deadline := time.Now().Add(patience); ; {
+		routes, err := a.RouteGet(k.Prefix.Addr().AsSlice())
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatalf("no route to %s: %v, %v", k, routes, err)
+		}
 	}
 }
 
