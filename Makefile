@@ -14,6 +14,7 @@ DEMO_FLAGS ?=
 BENCH ?= .
 PKG ?= ./...
 ROUNDS ?= 20
+STEPS ?= 1000000
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
   -run '^Test(Disturbances|Fight|RestartUnderTraffic|EndsPromptly)$$' ./test/e2e
 LINT := bin/golangci-lint
@@ -63,8 +64,9 @@ e2e: needs ## every disturbance 20 times, with the table of repair times (ROUNDS
 	@$(RELIABILITY)
 
 soak: ROUNDS = 50
-soak: needs ## the same 50 times, and 50 restarts of each kind under traffic
+soak: needs ## the same 50 times, 50 restarts of each kind, a million steps with random kernel errors
 	@$(RELIABILITY)
+	@WEFT_STEPS=$(STEPS) go test -count=1 -v -timeout 60m -run '^TestOrdeal$$' ./pkg/dataplane/reconcile
 
 demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running
 	@bin/weftctl demo $(DEMO_FLAGS)

@@ -18,10 +18,12 @@ type faults struct {
 	next    int // so many ops fail with err
 	err     error
 	judge   func(dataplane.Op) error
+	answer  func(dataplane.Op) error
 	ops     int // left until the crash
 	crashed chan struct{}
 	reads   int // so many Observes fail with readErr
 	readErr error
+	dump    func() error
 }
 
 // FailReads makes the next n calls of Observe fail with err.
@@ -29,6 +31,22 @@ func (k *Kernel) FailReads(n int, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.faults.reads, k.faults.readErr = n, err
+}
+
+// FailDumps asks judge at every Observe from now on; where it gives an error,
+// Observe fails with it, as an interrupted dump does. nil ends that.
+func (k *Kernel) FailDumps(judge func() error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.faults.dump = judge
+}
+
+// LoseAnswers asks judge about every op that succeeded; where it gives an error,
+// the op is reported as failed though it had its effect. nil ends that.
+func (k *Kernel) LoseAnswers(judge func(dataplane.Op) error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.faults.answer = judge
 }
 
 // FailNext makes the next n ops fail with err, without effect.
@@ -86,6 +104,15 @@ func (k *Kernel) applyOne(op dataplane.Op) error {
 	k.writes++
 	k.applying = true
 	defer func() { k.applying = false }()
+	err := k.carryOut(op)
+	if err == nil && k.faults.answer != nil {
+		return k.faults.answer(op)
+	}
+	return err
+}
+
+// carryOut is the op's effect. It needs k.mu.
+func (k *Kernel) carryOut(op dataplane.Op) error {
 	switch key := op.Key.(type) {
 	case dataplane.AddrKey:
 		return k.applyAddr(op, key)

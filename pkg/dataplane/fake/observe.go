@@ -72,6 +72,11 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 		k.faults.reads--
 		return dataplane.Observed{}, k.faults.readErr
 	}
+	if k.faults.dump != nil {
+		if err := k.faults.dump(); err != nil {
+			return dataplane.Observed{}, err
+		}
+	}
 	k.domain = copyDomain(s.Domain)
 	for key := range s.Keys.Sysctls {
 		k.asked[key] = true
