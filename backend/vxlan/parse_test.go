@@ -80,6 +80,13 @@ func TestParseVTEP(t *testing.T) {
 	if d := cmp.Diff(`{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"}`, string(want.Encode())); d != "" {
 		t.Errorf("flannel takes these bytes apart by position:\n%s", d)
 	}
+	want.VNI = 0
+	for _, raw := range []string{`{"VtepMAC":"12:c6:65:89:b4:e3"}`, `{"VNI":null,"VtepMAC":"12:c6:65:89:b4:e3"}`} {
+		have, err := vxlan.ParseVTEP(json.RawMessage(raw))
+		if err != nil || have != want {
+			t.Errorf("%s: %v, %v", raw, have, err)
+		}
+	}
 }
 
 func TestParseVTEPAllocatesNothing(t *testing.T) {
@@ -100,7 +107,7 @@ func FuzzParseVTEP(f *testing.F) {
 	for _, seed := range []string{
 		`{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"}`, `{"VNI":01,"VtepMAC":"12:c6:65:89:b4:e3"}`,
 		`{"VNI":16777216,"VtepMAC":"12:c6:65:89:b4:e3"}`, `{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3\"}`,
-		`{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e"}`, `{"VNI":,"VtepMAC":"12:c6:65:89:b4:e3"}`, `null`, ``, `{}`, `[]`,
+		`{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e"}`, `{"VtepMAC":"12:c6:65:89:b4:e3"}`, `{"VNI":,"VtepMAC":"12:c6:65:89:b4:e3"}`, `null`, ``, `{}`, `[]`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -117,7 +124,7 @@ func FuzzParseVTEP(f *testing.F) {
 			}
 			return
 		}
-		if !v.MAC.IsUnicast() || v.VNI < 1 || v.VNI >= 1<<24 {
+		if !v.MAC.IsUnicast() || v.VNI < 0 || v.VNI >= 1<<24 {
 			t.Errorf("%q is taken as %v", raw, v)
 		}
 		if again, err := vxlan.ParseVTEP(v.Encode()); err != nil || again != v {

@@ -15,18 +15,21 @@ const maxVNI = 1<<24 - 1
 
 // VTEP is what a share's Data says of a node's VXLAN device.
 type VTEP struct {
-	VNI int
+	VNI int // 0: not told, as by old flannels and by appliances that pose as nodes
 	MAC mac.Addr
 }
 
 // Encode writes exactly the bytes that flannel writes. Its restart takes them
 // apart by position, so neither order nor spacing may change.
 func (v VTEP) Encode() json.RawMessage {
+	if v.VNI == 0 {
+		return fmt.Appendf(nil, `{"VtepMAC":"%s"}`, v.MAC)
+	}
 	return fmt.Appendf(nil, `{"VNI":%d,"VtepMAC":"%s"}`, v.VNI, v.MAC)
 }
 
-// ParseVTEP reads any JSON object with the two keys; what Encode writes costs
-// no allocation. An error is a *backend.FieldError.
+// ParseVTEP reads any JSON object with a VtepMAC and perhaps a VNI; what Encode
+// writes costs no allocation. An error is a *backend.FieldError.
 func ParseVTEP(data json.RawMessage) (VTEP, error) {
 	v, ok := parseExact(data)
 	if !ok {
@@ -35,10 +38,7 @@ func ParseVTEP(data json.RawMessage) (VTEP, error) {
 			return VTEP{}, err
 		}
 	}
-	switch {
-	case v.VNI < 1 || v.VNI > maxVNI:
-		return VTEP{}, fieldf("VNI", "%d is not between 1 and %d", v.VNI, maxVNI)
-	case !v.MAC.IsUnicast():
+	if !v.MAC.IsUnicast() {
 		addr := v.MAC // so that only this one escapes
 		return VTEP{}, fieldf("VtepMAC", "%s is not the address of one station", addr.Hardware())
 	}
@@ -64,7 +64,7 @@ func parseExact(b []byte) (v VTEP, ok bool) {
 		return v, false
 	}
 	v.MAC, ok = parseMAC(b)
-	return v, ok
+	return v, ok && v.VNI >= 1 && v.VNI <= maxVNI
 }
 
 // parseMAC reads the colon form alone.
@@ -111,17 +111,22 @@ func parseAny(data []byte) (VTEP, error) {
 		}
 		return VTEP{}, fieldf("backend data", "is not a VTEP's: %v", err)
 	}
+	var v VTEP
 	switch {
 	case wire.VNI == nil:
-		return VTEP{}, fieldf("VNI", "is missing from the backend data")
-	case wire.VtepMAC == nil:
+	case *wire.VNI < 1 || *wire.VNI > maxVNI:
+		return VTEP{}, fieldf("VNI", "%d is not between 1 and %d", *wire.VNI, maxVNI)
+	default:
+		v.VNI = *wire.VNI
+	}
+	if wire.VtepMAC == nil {
 		return VTEP{}, fieldf("VtepMAC", "is missing from the backend data")
 	}
-	addr, err := mac.Parse(*wire.VtepMAC)
-	if err != nil {
+	var err error
+	if v.MAC, err = mac.Parse(*wire.VtepMAC); err != nil {
 		return VTEP{}, fieldf("VtepMAC", "%.40q is not a 6-byte Ethernet address", *wire.VtepMAC)
 	}
-	return VTEP{VNI: *wire.VNI, MAC: addr}, nil
+	return v, nil
 }
 
 func fieldf(field, format string, args ...any) error {

@@ -154,7 +154,7 @@ func refusal(share subnet.Share, vtep, own VTEP) error {
 		return fieldf("public address", "is missing for %s", share.Subnet)
 	case share.Public.BitLen() != share.Subnet.Addr().BitLen():
 		return fieldf("public address", "%s is of another family than the subnet %s", share.Public, share.Subnet)
-	case vtep.VNI != own.VNI: // its device drops what carries our VNI, and ours what carries its
+	case vtep.VNI != 0 && vtep.VNI != own.VNI: // its device drops what carries our VNI, and ours what carries its
 		return fieldf("VNI", "is %d, ours is %d", vtep.VNI, own.VNI)
 	case vtep.MAC == own.MAC:
 		return fieldf("VtepMAC", "%s is that of our own device; is one node a clone of the other?", vtep.MAC)

@@ -109,10 +109,10 @@ func TestLaws(t *testing.T) {
 	bad := []backendtest.Bad{
 		{Name: "no share", Lease: subnet.Lease{ID: "empty"}, Field: "subnet"},
 		{Name: "no data", Lease: withData(``), Field: "backend data"},
-		{Name: "data is null", Lease: withData(`null`), Field: "VNI"},
+		{Name: "data is null", Lease: withData(`null`), Field: "VtepMAC"},
 		{Name: "data is not JSON", Lease: withData(`{"VNI":1,`), Field: "backend data"},
 		{Name: "data is a list", Lease: withData(`[]`), Field: "backend data"},
-		{Name: "data of another backend", Lease: withData(`{"PublicKey":"x","Port":51820}`), Field: "VNI"},
+		{Name: "data of another backend", Lease: withData(`{"PublicKey":"x","Port":51820}`), Field: "VtepMAC"},
 		{Name: "VNI is text", Lease: withData(`{"VNI":"1","VtepMAC":"02:00:00:00:00:09"}`), Field: "VNI"},
 		{Name: "VNI is 0", Lease: withData(`{"VNI":0,"VtepMAC":"02:00:00:00:00:09"}`), Field: "VNI"},
 		{Name: "VNI does not fit", Lease: withData(`{"VNI":16777216,"VtepMAC":"02:00:00:00:00:09"}`), Field: "VNI"},
@@ -404,6 +404,28 @@ func TestDirectRouting(t *testing.T) {
 }
 
 // A fault of our own lease is not blamed on the peer at work.
+// Old flannels don't tell their VNI, nor do load balancers that pose as a node:
+// flannel takes it to be the same.
+func TestAPeerThatDoesNotTellItsVNI(t *testing.T) {
+	h := host(`{"Type":"vxlan","VNI":42}`, net4)
+	shares, err := vxlan.New().Announce(h, h.Lease.Shares)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Lease.Shares[0].Data = shares[0].Data
+	want, err := vxlan.New().Peer(h, withData(string(data(42, "02:00:00:00:00:09"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, err := vxlan.New().Peer(h, withData(`{"VtepMAC":"02:00:00:00:00:09"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(entries(want), entries(have)); d != "" || have.Len() == 0 {
+		t.Errorf("entries (-with its VNI +without):\n%s", d)
+	}
+}
+
 func TestOwnFaultIsNotThePeers(t *testing.T) {
 	h := host("", net4)
 	h.Lease.Shares[0].Data = nil

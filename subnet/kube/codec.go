@@ -22,6 +22,10 @@ const defaultPrefix = "flannel.alpha.coreos.com"
 // noData is what stands for the data of a backend that has none (host-gw).
 const noData = "null"
 
+// typeless is the backend whose name flannel leaves empty. (It does so for udp,
+// too, which weft does not have.)
+const typeless = "alloc"
+
 // maxValue bounds an annotation that is read, in bytes. flannel's have a
 // hundred; the API server allows 256 KiB for all of a Node's.
 const maxValue = 4096
@@ -153,13 +157,10 @@ func (n *node) subnets() ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, text := range n.podCIDRs {
 		p, err := netip.ParsePrefix(text)
-		switch {
-		case err != nil || p.Addr().Is4In6() || p.Bits() == 0:
+		if err != nil || p.Addr().Is4In6() || p.Bits() == 0 {
 			return nil, badField(field, "has %q, which is not a pod subnet", clip(text))
-		case p != p.Masked():
-			return nil, badField(field, "has %s with bits set behind its length; it would be %s", p, p.Masked())
 		}
-		out = append(out, p)
+		out = append(out, p.Masked()) // the API server takes 10.9.1.1/24, and flannel as what it means
 	}
 	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().BitLen() - b.Addr().BitLen() })
 	if len(out) == 2 && out[0].Addr().BitLen() == out[1].Addr().BitLen() {
@@ -208,9 +209,11 @@ func (k keys) lease(n *node) (l subnet.Lease, managed bool, err error) {
 }
 
 func (k keys) backendOf(n *node) (string, error) {
-	switch value := n.annotations[k.backend]; {
-	case value == "":
+	switch value, found := n.annotations[k.backend]; {
+	case !found:
 		return "", badField(k.backend, "is missing")
+	case value == "":
+		return typeless, nil
 	case len(value) > maxValue:
 		return "", badField(k.backend, "is longer than %d bytes", maxValue)
 	default:
@@ -297,6 +300,9 @@ func (k keys) locals(n *node) []netip.Addr {
 // it doesn't have is left out.
 func (k keys) announcement(backend string, shares []subnet.Share) (map[string]string, error) {
 	out := map[string]string{k.managed: "true", k.backend: backend}
+	if backend == typeless {
+		out[k.backend] = ""
+	}
 	for _, share := range shares {
 		if !share.Public.IsValid() {
 			return nil, badField("public address", "is missing for %s", share.Subnet)

@@ -355,6 +355,10 @@ func receive(t testing.TB, from <-chan error) error {
 	}
 }
 
+func ownNode(name string) func(*kube.Options) {
+	return func(o *kube.Options) { o.Node = name }
+}
+
 func logTo(log logrus.FieldLogger) func(*kube.Options) {
 	return func(o *kube.Options) { o.Log = log }
 }
