@@ -213,9 +213,12 @@ func (n *Node) logRound(r reconcile.Round, fought bool) {
 			"took": r.Took.Round(time.Microsecond).String(),
 		}).Log(level, "kernel programmed")
 	}
-	for i, f := range r.Failed {
+	refused := slices.DeleteFunc(slices.Clone(r.Failed), func(f *dataplane.OpError) bool {
+		return errors.Is(f, dataplane.ErrOccupied) // a conflict, of which more below
+	})
+	for i, f := range refused {
 		if i == maxLogged {
-			log.WithField("more", len(r.Failed)-i).Warn("further entries were refused; see weftctl plan")
+			log.WithField("more", len(refused)-i).Warn("further entries were refused; see weftctl plan")
 			break
 		}
 		log.WithError(f.Err).WithField("op", f.Op.String()).Warn("the kernel refused an entry")

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -136,32 +135,6 @@ func (l *Loop) touch(s dataplane.Scope) {
 	case l.wake <- struct{}{}:
 	default:
 	}
-}
-
-// Facts reads the host, and the paths to peers, in the loop's own goroutine.
-// Run must be running.
-func (l *Loop) Facts(ctx context.Context, peers ...netip.Addr) (facts dataplane.Facts, err error) {
-	askErr := l.do(ctx, func(run context.Context) { facts, err = l.kernel.Facts(run, peers) })
-	return facts, errors.Join(askErr, err)
-}
-
-// Plan says what the loop would do now if it read everything, and does nothing.
-// Run must be running.
-func (l *Loop) Plan(ctx context.Context) (plan dataplane.Plan, err error) {
-	askErr := l.do(ctx, func(run context.Context) { plan, err = l.plan(run, l.scope(dataplane.Scope{All: true})) })
-	return plan, errors.Join(askErr, err)
-}
-
-func (l *Loop) do(ctx context.Context, f func(context.Context)) error {
-	done := make(chan struct{})
-	request := func(run context.Context) { defer close(done); f(run) }
-	select {
-	case l.ask <- request:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	<-done
-	return nil
 }
 
 // Run converges the kernel until ctx ends; it returns ctx.Err() only.

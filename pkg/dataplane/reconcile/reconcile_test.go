@@ -134,6 +134,11 @@ func TestConflictsAreReportedAndNotRetried(t *testing.T) {
 		}
 		pass(time.Hour)
 		same(t, []int{reads, writes}, []int{k.Reads(), k.Writes()})
+		plan, err := l.Plan(t.Context())
+		must(t, err)
+		if len(plan.Ops) != 0 || len(plan.Conflicts) != 1 || plan.Conflicts[0].Key != d.routeKey(3) {
+			t.Errorf("what Plan says: want one conflict over %s, have:\n%s", d.routeKey(3), plan)
+		}
 
 		must(t, k.Delete(foreign))
 		pass(time.Second)

@@ -1,0 +1,61 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+)
+
+// Facts reads the host, and the paths to peers, in the loop's own goroutine.
+// Run must be running.
+func (l *Loop) Facts(ctx context.Context, peers ...netip.Addr) (facts dataplane.Facts, err error) {
+	askErr := l.do(ctx, func(run context.Context) { facts, err = l.kernel.Facts(run, peers) })
+	return facts, errors.Join(askErr, err)
+}
+
+// Plan says what the loop would do now if it read everything, and does nothing.
+// Run must be running.
+func (l *Loop) Plan(ctx context.Context) (plan dataplane.Plan, err error) {
+	askErr := l.do(ctx, func(run context.Context) { plan, err = l.planAll(run) })
+	return plan, errors.Join(askErr, err)
+}
+
+// planAll looks twice: reading everything finds no foreign entry on a key that
+// we want, asking for the key does.
+func (l *Loop) planAll(ctx context.Context) (dataplane.Plan, error) {
+	plan, err := l.plan(ctx, l.scope(dataplane.Scope{All: true}))
+	if err != nil || len(plan.Ops) == 0 {
+		return plan, err
+	}
+	keyed, err := l.plan(ctx, l.scope(written(plan, nil)))
+	if err != nil {
+		return plan, err
+	}
+	taken := map[string]bool{}
+	for _, op := range append(keyed.Conflicts, plan.Conflicts...) {
+		taken[op.Entry()] = true
+	}
+	plan.Ops = slices.DeleteFunc(plan.Ops, func(op dataplane.Op) bool { return taken[op.Entry()] })
+	for _, op := range keyed.Conflicts {
+		known := func(o dataplane.Op) bool { return o.Entry() == op.Entry() }
+		if !slices.ContainsFunc(plan.Conflicts, known) {
+			plan.Conflicts = append(plan.Conflicts, op)
+		}
+	}
+	return plan, nil
+}
+
+func (l *Loop) do(ctx context.Context, f func(context.Context)) error {
+	done := make(chan struct{})
+	request := func(run context.Context) { defer close(done); f(run) }
+	select {
+	case l.ask <- request:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
