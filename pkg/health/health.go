@@ -25,15 +25,20 @@ var errUnheard = errors.New("no part of it has reported yet")
 type State struct {
 	mu         sync.Mutex
 	conditions map[string]error
+	turned     chan struct{} // closed when a condition comes or goes
 }
 
 // New makes a State that is not ready: nothing was reported yet.
-func New() *State { return &State{conditions: map[string]error{}} }
+func New() *State { return &State{conditions: map[string]error{}, turned: make(chan struct{})} }
 
 // Set reports a condition: nil means that it holds, an error why it does not.
 func (s *State) Set(condition string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if was, heard := s.conditions[condition]; !heard || (was == nil) != (err == nil) {
+		close(s.turned)
+		s.turned = make(chan struct{})
+	}
 	s.conditions[condition] = err
 }
 
@@ -41,16 +46,44 @@ func (s *State) Set(condition string, err error) {
 func (s *State) Ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.conditions) == 0 {
-		return errUnheard
-	}
+	return s.ready("")
+}
+
+// ready leaves one condition out.
+func (s *State) ready(but string) error {
 	var errs []error
+	heard := false
 	for _, c := range slices.Sorted(maps.Keys(s.conditions)) {
+		if c == but {
+			continue
+		}
+		heard = true
 		if err := s.conditions[c]; err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", c, err))
 		}
 	}
+	if !heard {
+		return errUnheard
+	}
 	return errors.Join(errs...)
+}
+
+// Await blocks until every condition but this one was reported and holds, for
+// who makes the last one true. It returns nil, or ctx.Err().
+func (s *State) Await(ctx context.Context, but string) error {
+	for {
+		s.mu.Lock()
+		err, turned := s.ready(but), s.turned
+		s.mu.Unlock()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-turned:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Reasons is Ready as text, one line per condition that does not hold; empty

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -46,6 +47,41 @@ func TestReadiness(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Await is for who makes the last condition true.
+func TestAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New()
+		s.Set("files", errors.New("not yet"))
+		ended := make(chan error, 1)
+		go func() { ended <- s.Await(t.Context(), "files") }()
+		still := func(what string) {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case err := <-ended:
+				t.Fatalf("%s: it ended by %v", what, err)
+			default:
+			}
+		}
+		still("nothing else was reported")
+		s.Set("lease", errors.New("none"))
+		s.Set("device", nil)
+		still("one does not hold")
+		s.Set("lease", errors.New("none, still"))
+		still("one does not hold, in other words")
+		s.Set("lease", nil)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		s.Set("lease", errors.New("lost"))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.Await(ctx, "files"); !errors.Is(err, context.Canceled) {
+			t.Errorf("stopped, it ended by %v", err)
+		}
+	})
 }
 
 func TestReadyKeepsTheCause(t *testing.T) {
