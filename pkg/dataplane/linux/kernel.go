@@ -40,6 +40,8 @@ type Options struct {
 	// Resync is how often tables of iptables-legacy, which notify nobody, are
 	// compared with what they were, while we have chains in them; 0 is 5 s.
 	Resync time.Duration
+	// SysctlDir is where sysctls are read and written; "" is /proc/sys.
+	SysctlDir string
 }
 
 // Kernel is the kernel of one network namespace. One goroutine may call Facts,
@@ -53,6 +55,8 @@ type Kernel struct {
 	memory   *memory
 	programs programs
 	resync   time.Duration
+
+	sysctlDir string
 
 	lenient    bool   // tests: as kernels without NETLINK_GET_STRICT_CHK (before 4.20)
 	noGets     bool   // tests: as kernels without RTM_GETNEIGH of one entry (before 5.0)
@@ -82,6 +86,7 @@ func New(o Options) (*Kernel, error) {
 		ns: ns, protocol: uint8(o.Protocol), memory: newMemory(uint8(o.Protocol)), watchBytes: watchBuffer,
 		answerBytes: answerBuffer, nexthopUse: newNexthopUse(),
 		programs: newPrograms(), resync: cmp.Or(o.Resync, defaultResync),
+		sysctlDir: cmp.Or(o.SysctlDir, procSys),
 	}
 	if _, err := k.route(); err != nil {
 		k.Close()

@@ -19,18 +19,20 @@ const (
 	raForwarder = "2" // accept router advertisements though we forward (ip-sysctl.rst)
 )
 
-// sysctlFile keeps names below /proc/sys.
-func sysctlFile(name string) (string, error) {
+// sysctlFile keeps names below the directory. That of the host's /proc/sys/net,
+// mounted elsewhere, shows the opening thread's namespace just as well: the
+// kernel looks at who opens, not at the mount (proc_sysctl.c).
+func (k *Kernel) sysctlFile(name string) (string, error) {
 	if !fs.ValidPath(name) || !strings.HasPrefix(name, "net/") {
 		return "", fmt.Errorf("%q is not the name of a network sysctl", name)
 	}
-	return path.Join(procSys, name), nil
+	return path.Join(k.sysctlDir, name), nil
 }
 
 // readSysctl gives ok false where the kernel has no such file (IPv6 is off, the
 // interface is gone).
 func (k *Kernel) readSysctl(name string) (value string, ok bool, err error) {
-	file, err := sysctlFile(name)
+	file, err := k.sysctlFile(name)
 	if err != nil {
 		return "", false, err
 	}
@@ -46,7 +48,7 @@ func (k *Kernel) readSysctl(name string) (value string, ok bool, err error) {
 }
 
 func (k *Kernel) writeSysctl(name, value string) error {
-	file, err := sysctlFile(name)
+	file, err := k.sysctlFile(name)
 	if err != nil {
 		return err
 	}
@@ -58,8 +60,9 @@ func (k *Kernel) writeSysctl(name, value string) error {
 		_, err = f.WriteString(value)
 		return errors.Join(err, f.Close())
 	})
-	if errors.Is(err, unix.EROFS) {
-		err = fmt.Errorf("%w; set it on the host, or mount /proc/sys/net writable", err)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w; set %s to %s on the host, or in a container mount the host's /proc/sys/net and name "+
+			"the place with --sysctl-dir", err, strings.ReplaceAll(name, "/", "."), value)
 	}
 	return err
 }
