@@ -287,3 +287,17 @@ func (s *Store) tell(ctx context.Context, n *node, reason, message string) {
 		log.WithError(err).Warn("no Event says so" + remedy(err))
 	}
 }
+
+// Warn says on our Node, by an Event, what somebody has to do there. It doesn't
+// log, and says whatever it is told to as often as it is.
+func (s *Store) Warn(ctx context.Context, reason, message string) error {
+	name, err := s.nodeName(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := s.get(ctx, name)
+	if err != nil {
+		return err
+	}
+	return s.api.warn(ctx, n, reason, message)
+}
