@@ -148,6 +148,15 @@ func (n *Node) Run(ctx context.Context) error {
 	return err
 }
 
+// LookAgain has the node look at its readiness anew: a condition that is not
+// its own has come or gone. It doesn't block.
+func (n *Node) LookAgain() {
+	select {
+	case n.poke <- struct{}{}:
+	default: // it is going to
+	}
+}
+
 // watchStore keeps the store's snapshots coming.
 func (n *Node) watchStore(ctx context.Context, to chan<- subnet.Snapshot) error {
 	for attempt := 0; ; attempt++ {

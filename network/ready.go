@@ -48,10 +48,7 @@ func (n *Node) onRound(r reconcile.Round) {
 	n.mu.Unlock()
 	n.logRound(r, fought)
 	n.logFights(tell)
-	select {
-	case n.poke <- struct{}{}:
-	default:
-	}
+	n.LookAgain()
 }
 
 // onFacts is told that the host has changed. It must not block.
@@ -59,10 +56,7 @@ func (n *Node) onFacts() {
 	n.mu.Lock()
 	n.ledger.factsDue = true
 	n.mu.Unlock()
-	select {
-	case n.poke <- struct{}{}:
-	default:
-	}
+	n.LookAgain()
 }
 
 func (l *ledger) add(r reconcile.Round) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/weftnet/weft/pkg/cnifiles"
 	"github.com/weftnet/weft/subnet/etcd/embedded"
 	"github.com/weftnet/weft/subnet/kube"
 )
@@ -24,6 +25,7 @@ type settings struct {
 	ifaceCanReach                  address
 	publicIP, publicIPv6           address
 	subnetFile, stateDir, socket   string
+	sysctlDir                      string
 	ipMasq, forwardRules, noRandom bool
 	blackhole                      bool
 	resync                         int
@@ -33,6 +35,7 @@ type settings struct {
 	server                         embedded.Options
 	kube                           bool
 	kubeOptions                    kube.Options
+	cni                            cnifiles.Options
 	network, network6              prefix
 	logLevel, logFormat            string
 	verbosity                      int
@@ -71,8 +74,11 @@ func groups() []group {
 			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules", "iptables-resync",
 			"ip-blackhole-route",
 		}},
+		{"CNI files: installed once pods can be served, and again when somebody removes them", []string{
+			"cni-conf", "cni-conf-file", "cni-bin-dir", "cni-plugin",
+		}},
 		{"Running", []string{
-			"config", "state-dir", "socket", "healthz-ip", "healthz-port", "log-level", "log-format",
+			"config", "state-dir", "socket", "sysctl-dir", "healthz-ip", "healthz-port", "log-level", "log-format",
 			"v", "vmodule", "log_backtrace_at", "version",
 		}},
 	}
@@ -85,6 +91,7 @@ func (s *settings) flagSet() *flag.FlagSet {
 	s.kubeFlags(fs)
 	s.embeddedFlags(fs)
 	s.nodeFlags(fs)
+	s.cniFlags(fs)
 	s.runningFlags(fs)
 	return fs
 }
@@ -129,6 +136,8 @@ func (s *settings) runningFlags(fs *flag.FlagSet) {
 	fs.StringVar(&s.stateDir, "state-dir", "/var/lib/weft",
 		"`directory` where our lease and the last snapshot outlive a reboot")
 	fs.StringVar(&s.socket, "socket", "/run/weft/weftd.sock", "unix `socket` for weftctl; empty for none")
+	fs.StringVar(&s.sysctlDir, "sysctl-dir", "/proc/sys",
+		"`directory` of the sysctls; in a container, where the host's /proc/sys is mounted")
 	fs.StringVar(&s.healthzIP, "healthz-ip", "0.0.0.0", "`address` of the health server")
 	fs.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server with /healthz and /readyz; 0 for none")
 	fs.StringVar(&s.logLevel, "log-level", "info", "`level`: error, warn, info or debug (each kernel write)")

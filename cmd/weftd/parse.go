@@ -146,6 +146,9 @@ func (s *settings) check() error {
 		"--public-ip %s: not an IPv4 address; use --public-ipv6", s.publicIP.Addr)
 	wrong(s.publicIPv6.IsValid() && !s.publicIPv6.Is6(),
 		"--public-ipv6 %s: not an IPv6 address; use --public-ip", s.publicIPv6.Addr)
+	wrong((s.cni.Source == "") != (s.cni.Target == "") || (s.cni.Source == "") != (s.cni.BinDir == ""),
+		"--cni-conf, --cni-conf-file and --cni-bin-dir go together: give all or none")
+	wrong(s.cni.Plugin != "" && s.cni.Source == "", "--cni-plugin goes with --cni-conf, --cni-conf-file and --cni-bin-dir")
 	wrong(s.healthzPort < 0 || s.healthzPort > 65535, "--healthz-port %d: a port is 0 to 65535", s.healthzPort)
 	wrong(s.resync < 1, "--iptables-resync %d: must be 1 second or more", s.resync)
 	wrong(!slices.Contains([]string{"error", "warn", "info", "debug"}, s.logLevel),

@@ -198,6 +198,14 @@ func checks() map[string]parseCase {
 		"IPv4 as IPv6": {
 			args: []string{"--public-ipv6=192.0.2.1"}, err: "--public-ipv6 192.0.2.1: not an IPv6 address; use --public-ip",
 		},
+		"a CNI list without its places": {
+			args: []string{"--cni-conf=/c", "--cni-bin-dir=/b"},
+			err:  "--cni-conf, --cni-conf-file and --cni-bin-dir go together: give all or none",
+		},
+		"a CNI plugin without its place": {
+			args: []string{"--cni-plugin=/p"},
+			err:  "--cni-plugin goes with --cni-conf, --cni-conf-file and --cni-bin-dir",
+		},
 		"a resync of 0": {args: []string{"--iptables-resync=0"}, err: "--iptables-resync 0: must be 1 second or more"},
 		"not a port":    {args: []string{"--healthz-port=65536"}, err: "--healthz-port 65536: a port is 0 to 65535"},
 		"not a format":  {args: []string{"--log-format=xml"}, err: `--log-format "xml": use text or json`},

@@ -91,7 +91,9 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	if etcdStore, ok := store.(*etcd.Store); ok {
 		g.Go(func() error { return s.createConfig(ctx, etcdStore, log) })
 	}
-	kernel, err := linux.New(linux.Options{Resync: time.Duration(s.resync) * time.Second})
+	kernel, err := linux.New(linux.Options{
+		Resync: time.Duration(s.resync) * time.Second, SysctlDir: s.sysctlDir,
+	})
 	if err != nil {
 		return err
 	}
@@ -111,6 +113,11 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		Socket:      s.socket,
 	})
 	g.Go(func() error { return node.Run(ctx) })
+	if s.cni.Source != "" {
+		c := cniKeeper{state: state, log: log, ready: node.LookAgain}
+		c.events, _ = store.(eventer)
+		g.Go(func() error { return c.run(ctx, s.cni) })
+	}
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
