@@ -18,6 +18,8 @@ STEPS ?= 1000000
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
   -run '^Test(Disturbances|Fight|RestartUnderTraffic|EndsPromptly)$$' ./test/e2e
 LINT := bin/golangci-lint
+IMAGE ?= weftnet/weft:edge
+ARCHES ?= amd64,arm64
 # The modules of ours; the others are kept apart so that their weight never
 # reaches go.mod.
 MODULES := . tools test/kube
@@ -25,7 +27,7 @@ MODULES := . tools test/kube
 # Static binaries; and the tests run what is shipped. race is the exception.
 export CGO_ENABLED := 0
 
-.PHONY: help build test test-kube verify race fuzz e2e soak demo bench stats clean needs fmt-check tidy-check
+.PHONY: help build image test test-kube test-tools verify race fuzz e2e soak demo bench stats clean needs fmt-check tidy-check
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +36,11 @@ build: ## static bin/weftd, bin/weft and bin/weftctl, version stamped
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 	@echo "built bin/weftd bin/weft bin/weftctl ($(VERSION))"
 
+image: ## bin/weft-image.tar, an OCI archive for amd64 and arm64, without a container engine
+	@cd tools && go run ./image --version '$(VERSION)' --name '$(IMAGE)' --arches '$(ARCHES)'
+
 test: needs ## all tests, also those that need root (PKG=./subnet/... for a part)
-	@{ go test -json -timeout $(TIMEOUT) $(PKG) || bad=1; $(if $(filter ./...,$(PKG)),$(KUBE_TEST) || bad=1;) \
+	@{ go test -json -timeout $(TIMEOUT) $(PKG) || bad=1; $(if $(filter ./...,$(PKG)),$(KUBE_TEST) || bad=1; $(TOOLS_TEST) || bad=1;) \
 	  exit $${bad:-0}; } | go run ./test/report
 
 # verify vets it: here the analysis of all of Kubernetes would cost minutes.
@@ -44,10 +49,16 @@ KUBE_TEST = (cd test/kube && go test -vet=off -json -timeout $(TIMEOUT) ./...)
 test-kube: ## only the tests against a real kube-apiserver (a cold build takes minutes)
 	@$(KUBE_TEST) | go run ./test/report
 
+TOOLS_TEST = (cd tools && go test -json -timeout $(TIMEOUT) ./...)
+
+test-tools: ## only the tests of what builds the image
+	@$(TOOLS_TEST) | go run ./test/report
+
 verify: fmt-check tidy-check $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy, import and size rules
 	@echo "go vet"; go vet ./...
 	@echo "golangci-lint"; $(LINT) run ./...
 	@echo "golangci-lint, with go vet, in test/kube"; cd test/kube && ../../$(LINT) run ./...
+	@echo "golangci-lint, with go vet, in tools"; cd tools && ../$(LINT) run ./...
 	@echo "import and size rules"; go test -count=1 ./test/arch/...
 
 race: needs ## all tests under the race detector (needs a C compiler, installs gcc where it is missing)
