@@ -3,11 +3,8 @@
 package kube_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"testing"
 	"time"
@@ -15,19 +12,14 @@ import (
 	authv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
 
 	"github.com/weftnet/weft/test/kube/apiserver"
 )
 
 const (
 	patience = 20 * time.Second // for anything, before a test fails
-	manifest = "testdata/rbac.yml"
+	manifest = "../../dist/kubernetes/weft.yml"
 	space    = "kube-weft" // of the service account in manifest
 	account  = "weft"
 	user     = "system:serviceaccount:" + space + ":" + account
@@ -101,64 +93,25 @@ func (c *cluster) prepare(ctx context.Context) (err error) {
 	if c.admin, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
-	raw, err := os.ReadFile(manifest)
-	if err != nil {
-		return err
-	}
-	if err := apply(ctx, c.server.Admin(), raw); err != nil {
+	if _, err := c.apply(ctx, manifest); err != nil {
 		return err
 	}
 	c.token, err = c.newToken(ctx, account)
 	return err
 }
 
-// newToken asks for one as the kubelet does for a pod.
+// newToken asks for one that is bound to nothing, as by kubectl create token.
 func (c *cluster) newToken(ctx context.Context, name string) (string, error) {
-	got, err := c.admin.CoreV1().ServiceAccounts(space).
-		CreateToken(ctx, name, &authv1.TokenRequest{}, metav1.CreateOptions{})
+	return c.tokenOf(ctx, space, name, nil)
+}
+
+func (c *cluster) tokenOf(ctx context.Context, space, name string, of *authv1.BoundObjectReference) (string, error) {
+	got, err := c.admin.CoreV1().ServiceAccounts(space).CreateToken(ctx, name,
+		&authv1.TokenRequest{Spec: authv1.TokenRequestSpec{BoundObjectRef: of}}, metav1.CreateOptions{})
 	if err != nil {
 		return "", err
 	}
 	return got.Status.Token, nil
-}
-
-// apply does to a manifest what kubectl apply does.
-func apply(ctx context.Context, config *rest.Config, raw []byte) error {
-	admin, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	client, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	groups, err := restmapper.GetAPIGroupResources(admin.Discovery())
-	if err != nil {
-		return err
-	}
-	kinds := restmapper.NewDiscoveryRESTMapper(groups)
-	documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
-	for {
-		var o unstructured.Unstructured
-		if err := documents.Decode(&o); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if len(o.Object) == 0 {
-			continue
-		}
-		kind := o.GroupVersionKind()
-		at, err := kinds.RESTMapping(kind.GroupKind(), kind.Version)
-		if err != nil {
-			return err
-		}
-		_, err = client.Resource(at.Resource).Namespace(o.GetNamespace()).
-			Apply(ctx, o.GetName(), &o, metav1.ApplyOptions{FieldManager: "kubectl"})
-		if err != nil {
-			return fmt.Errorf("apply %s %s: %w", kind.Kind, o.GetName(), err)
-		}
-	}
 }
 
 // clear deletes all Nodes, so that a test finds none.

@@ -1,7 +1,6 @@
 package kube_test
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -13,15 +12,12 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	authv1 "k8s.io/api/authorization/v1"
-	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-
-	"github.com/weftnet/weft/subnet/kube"
 )
 
 // asAccount is a full client with the service account's token.
@@ -87,10 +83,9 @@ func canI(s authv1.SubjectRulesReviewStatus) string {
 // would be refused, and no more.
 func TestTheRoleIsUsed(t *testing.T) {
 	c := shared.tie(t)
-	c.addPod(t, "weft-abc", "node-1")
 	c.create(t, "node-1")
 	before := len(c.requests(t))
-	s := c.open(t, c.server.URL(), func(o *kube.Options) { o.Node, o.PodName, o.PodSpace = "", "weft-abc", space })
+	s := c.open(t, c.server.URL())
 	c.acquireLate(t, s)
 	follow(t, s)("the lease", has("node-1"))
 	if err := s.SetNetworkAvailable(short(t), true, ""); err != nil {
@@ -108,7 +103,11 @@ func TestTheRoleIsUsed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, rule := range role.Rules {
+	events, err := c.admin.RbacV1().Roles(metav1.NamespaceDefault).Get(t.Context(), "weft-events", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range slices.Concat(role.Rules, events.Rules) {
 		for _, verb := range rule.Verbs {
 			allowed[verb+" "+rule.Resources[0]] = true
 		}
@@ -116,28 +115,6 @@ func TestTheRoleIsUsed(t *testing.T) {
 	if diff := gocmp.Diff(allowed, used); diff != "" {
 		t.Errorf("requests (-allowed +used):\n%s", diff)
 	}
-}
-
-// addPod leaves a Pod that runs on a Node.
-func (c *cluster) addPod(t testing.TB, name, node string) {
-	t.Helper()
-	no, zero := false, int64(0)
-	pods := c.admin.CoreV1().Pods(space)
-	_, err := pods.Create(t.Context(), &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: corev1.PodSpec{
-			NodeName: node, ServiceAccountName: account, AutomountServiceAccountToken: &no,
-			TerminationGracePeriodSeconds: &zero, Containers: []corev1.Container{{Name: "weftd", Image: "weft"}},
-		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := pods.Delete(context.WithoutCancel(t.Context()), name, metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 type request struct {
