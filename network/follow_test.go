@@ -140,3 +140,21 @@ func TestRestartTakesAnotherNetwork(t *testing.T) {
 		b.stop()
 	})
 }
+
+// A claim that the store can't serve doesn't outlive the configuration that it
+// was made of.
+func TestAMendedConfigurationGivesALease(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.server.SetConfig([]byte(`{"Network":"10.42.0.0/22","SubnetLen":24,"Backend":{"Type":"vxlan"}}`))
+		for i, last := range []string{"2", "3", "4"} { // the first subnet is left out
+			b.peer(i+1, "02:00:00:00:00:0"+last)
+		}
+		b.start()
+		defer b.stop()
+		b.settle(time.Minute)
+		b.ready(false, "no free subnet")
+		b.server.SetConfig([]byte(config1))
+		b.settle(2 * time.Second)
+		b.ready(true, "")
+	})
+}

@@ -63,7 +63,7 @@ func (k keeper) run(ctx context.Context, claims <-chan subnet.Claim, leases chan
 		return ctx.Err()
 	}
 	for {
-		lease, err := k.acquire(ctx, claim)
+		lease, err := k.acquire(ctx, claims, &claim)
 		if err != nil {
 			return err
 		}
@@ -95,11 +95,12 @@ func subnetsOf(l subnet.Lease) []netip.Prefix {
 	return out
 }
 
-// acquire tries until the store gives a lease.
-func (k keeper) acquire(ctx context.Context, claim subnet.Claim) (subnet.Lease, error) {
+// acquire tries until the store gives a lease. A new claim, as from a
+// configuration that was mended, takes the place of the one that it can't give.
+func (k keeper) acquire(ctx context.Context, claims <-chan subnet.Claim, claim *subnet.Claim) (subnet.Lease, error) {
 	said := ""
 	for attempt := 0; ; attempt++ {
-		lease, err := k.store.Acquire(ctx, claim)
+		lease, err := k.store.Acquire(ctx, *claim)
 		if err == nil {
 			k.wait(nil)
 			if lease.ID != claim.ID || said != "" {
@@ -118,7 +119,16 @@ func (k keeper) acquire(ctx context.Context, claim subnet.Claim) (subnet.Lease, 
 			said = err.Error()
 			k.log.WithError(err).Warn("no lease yet; trying again")
 		}
-		if !sleep(ctx, backoff(attempt)) {
+		pause := time.NewTimer(backoff(attempt))
+		select {
+		case next := <-claims:
+			next.ID, next.Created, next.Previous = claim.ID, claim.Created, claim.Previous
+			*claim, attempt = next, -1
+		case <-pause.C:
+		case <-ctx.Done():
+		}
+		pause.Stop()
+		if ctx.Err() != nil {
 			return subnet.Lease{}, ctx.Err()
 		}
 	}

@@ -368,8 +368,8 @@ func (n *Node) host() backend.Host {
 func (n *Node) logMalformed(bad []subnet.Skipped) {
 	for _, b := range bad {
 		n.once("malformed "+b.String(), func(log logrus.FieldLogger) {
-			log.WithFields(logrus.Fields{"key": b.ID, "field": b.Field, "reason": b.Reason}).
-				Warn("a key in the store can't be read and is left out; mend it or delete it")
+			log.WithFields(logrus.Fields{"entry": b.ID, "field": b.Field, "reason": b.Reason}).
+				Warn("an entry of the store can't be read, and is left out until it is mended or gone")
 		})
 	}
 }

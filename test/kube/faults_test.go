@@ -167,9 +167,7 @@ func (c *cluster) acquireLate(t *testing.T, s *kube.Store) {
 		}
 		return err
 	})
-	c.change(t, "node-1", func(n *corev1.Node) {
-		n.Spec.PodCIDR, n.Spec.PodCIDRs = "10.9.7.0/24", []string{"10.9.7.0/24"}
-	})
+	c.assign(t, "node-1", "10.9.7.0/24")
 	if err := receive(t, done); err != nil {
 		t.Error(err)
 	}

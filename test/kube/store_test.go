@@ -128,6 +128,12 @@ func (c *cluster) change(t testing.TB, name string, f func(*corev1.Node)) {
 	})
 }
 
+// assign gives a Node its pod subnet, as the controller manager does, once.
+func (c *cluster) assign(t testing.TB, name, podCIDR string) {
+	t.Helper()
+	c.change(t, name, func(n *corev1.Node) { n.Spec.PodCIDR, n.Spec.PodCIDRs = podCIDR, []string{podCIDR} })
+}
+
 func (c *cluster) annotate(t testing.TB, name string, values map[string]string) {
 	t.Helper()
 	c.change(t, name, func(n *corev1.Node) {
