@@ -26,6 +26,7 @@ type files struct{ dir string }
 const (
 	leaseFile    = "lease.json"
 	snapshotFile = "snapshot.json"
+	tornFiles    = ".weft-*" // what was not renamed yet when a process died
 )
 
 // savedSnapshot keeps the configuration as it was written: it is parsed again.
@@ -81,7 +82,7 @@ func (f files) save(name string, v any) error {
 
 // replaceFile writes a whole file or leaves the old one.
 func replaceFile(path string, content []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".weft-*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), tornFiles)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

@@ -53,7 +53,7 @@ func newRootCommand() *cobra.Command {
 	}
 	root.AddCommand(
 		newStatusCommand(&g), newPlanCommand(&g), newLeasesCommand(&g), newConfigCommand(),
-		newDemoCommand(), newVersionCommand(),
+		newCleanupCommand(&g), newDemoCommand(), newVersionCommand(),
 	)
 	return root
 }

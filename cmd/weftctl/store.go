@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -29,25 +28,17 @@ type storeFlags struct {
 }
 
 func (f *storeFlags) register(flags *pflag.FlagSet) {
-	def := func(name, otherwise string) string {
-		for _, prefix := range []string{"WEFTD_", "FLANNELD_"} {
-			if v := os.Getenv(prefix + name); v != "" {
-				return v
-			}
-		}
-		return otherwise
-	}
-	flags.StringVar(&f.endpoints, "etcd-endpoints", def("ETCD_ENDPOINTS", "http://127.0.0.1:2379"),
+	flags.StringVar(&f.endpoints, "etcd-endpoints", setting("ETCD_ENDPOINTS", "http://127.0.0.1:2379"),
 		"comma-separated `URLs` of etcd")
-	flags.StringVar(&f.prefix, "etcd-prefix", def("ETCD_PREFIX", "/coreos.com/network"), "`key` of the overlay")
-	flags.StringVar(&f.ca, "etcd-cafile", def("ETCD_CAFILE", ""), "`file` with CA certificates")
-	flags.StringVar(&f.cert, "etcd-certfile", def("ETCD_CERTFILE", ""), "`file` with our certificate")
-	flags.StringVar(&f.key, "etcd-keyfile", def("ETCD_KEYFILE", ""), "`file` with its key")
-	flags.StringVar(&f.user, "etcd-username", def("ETCD_USERNAME", ""), "etcd user `name`")
+	flags.StringVar(&f.prefix, "etcd-prefix", setting("ETCD_PREFIX", "/coreos.com/network"), "`key` of the overlay")
+	flags.StringVar(&f.ca, "etcd-cafile", setting("ETCD_CAFILE", ""), "`file` with CA certificates")
+	flags.StringVar(&f.cert, "etcd-certfile", setting("ETCD_CERTFILE", ""), "`file` with our certificate")
+	flags.StringVar(&f.key, "etcd-keyfile", setting("ETCD_KEYFILE", ""), "`file` with its key")
+	flags.StringVar(&f.user, "etcd-username", setting("ETCD_USERNAME", ""), "etcd user `name`")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to wait for etcd")
-	flags.StringVar(&f.passwordFile, "etcd-password-file", def("ETCD_PASSWORD_FILE", ""),
+	flags.StringVar(&f.passwordFile, "etcd-password-file", setting("ETCD_PASSWORD_FILE", ""),
 		"`file` with its password on one line; without it, WEFTD_ETCD_PASSWORD counts")
-	f.password = def("ETCD_PASSWORD", "") // by the environment only: a command line is public
+	f.password = setting("ETCD_PASSWORD", "") // by the environment only: a command line is public
 }
 
 // options say where etcd is. A file with the password goes before the

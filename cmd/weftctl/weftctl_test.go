@@ -71,6 +71,29 @@ func TestStatusText(t *testing.T) {
 	}
 }
 
+func TestCleanupText(t *testing.T) {
+	report := network.CleanupReport{
+		DryRun: true,
+		Removed: []network.CleanupItem{
+			{Kind: "route", Name: "10.42.2.0/24 via 192.168.77.2 dev eth0"},
+			{Kind: "link", Name: "flannel.1 mtu 1450", Note: "with 3 FDB entries, 3 neighbours, 3 routes"},
+		},
+		Kept: []network.CleanupItem{{Kind: "directory", Name: "/var/lib/weft", Note: "has more in it: etcd"}},
+	}
+	failed := network.CleanupReport{
+		Failed: []network.CleanupItem{{Kind: "link", Name: "flannel.1", Note: "not permitted"}},
+	}
+	for name, r := range map[string]network.CleanupReport{
+		"cleanup-dry": report, "cleanup-failed": failed, "cleanup-nothing": {},
+	} {
+		var out bytes.Buffer
+		if err := printCleanup(&out, r); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, out.String())
+	}
+}
+
 func TestLeasesText(t *testing.T) {
 	s := subnet.Snapshot{
 		Leases: []subnet.Lease{{ID: "10.42.1.0-24&fd00:42:0:1::-64", Backend: "vxlan", Shares: []subnet.Share{
@@ -158,6 +181,11 @@ func TestCommands(t *testing.T) {
 			[]string{"config", "set", `{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","VNI":0}}`}, "", "VNI",
 		},
 		"no configuration": {[]string{"config", "set"}, "", "1 arg"},
+		"cleanup beside a daemon": {
+			[]string{"cleanup", "--socket", right, "--state-dir", "/nowhere", "--subnet-file", "/nowhere/s"},
+			"", "stop it first",
+		},
+		"cleanup of what is no network": {[]string{"cleanup", "--config", "10.42.0.0/16"}, "", "--config"},
 		"etcd away": {
 			[]string{"leases", "--etcd-endpoints", "http://127.0.0.1:1", "--timeout", "300ms"}, "", "127.0.0.1:1",
 		},

@@ -13,7 +13,7 @@ import (
 // ErrNoConfig is what Config gives while there is none.
 var ErrNoConfig = errors.New("there is no network configuration")
 
-// The three that follow are for an operator's tool: one request, no retry
+// Those that follow are for an operator's tool: one request, no retry
 // beyond the wait for a connection. ctx bounds it; so does a deadline of 10 s.
 
 // Config gives the configuration as it is stored.
@@ -72,6 +72,32 @@ func (s *Store) Leases(ctx context.Context) (subnet.Snapshot, error) {
 		return subnet.Snapshot{}, fmt.Errorf("read %s from etcd at %s: %w", s.opts.Prefix, s.endpoints(), err)
 	}
 	return v.snapshot(), nil
+}
+
+// Release deletes a lease of ours, so that peers forget this node at once.
+// ErrLeaseLost: it is gone. ErrLeaseChanged: the key is another's, made since,
+// or a reservation, which outlives its node.
+func (s *Store) Release(ctx context.Context, l subnet.Lease) error {
+	err := s.ask(ctx, func(ctx context.Context, cli *clientv3.Client) error {
+		kv, _, err := s.readKey(ctx, cli, l.ID)
+		if err != nil {
+			return err
+		}
+		if kv.CreateRevision != l.Created || kv.Lease == int64(clientv3.NoLease) {
+			return subnet.ErrLeaseChanged
+		}
+		resp, err := cli.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(s.key(l.ID)), "=", kv.ModRevision)).
+			Then(clientv3.OpDelete(s.key(l.ID))).Commit()
+		if err == nil && !resp.Succeeded {
+			err = subnet.ErrLeaseChanged
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("give lease %s back to etcd at %s: %w", l.ID, s.endpoints(), err)
+	}
+	return nil
 }
 
 func (s *Store) ask(ctx context.Context, do func(context.Context, *clientv3.Client) error) error {

@@ -52,7 +52,38 @@ func TestMigration(t *testing.T) {
 			}
 			m.newPods()
 			m.finish()
+			for i, d := range daemons {
+				d.stop()
+				m.nodes[i].start(m.nodes[1-i])
+				m.cleaned(i, d)
+				if diff := cmp.Diff(before[i], m.nodes[i].vteps()); diff != "" {
+					t.Errorf("after weft's cleanup (-before +after):\n%s", diff)
+				}
+			}
 		})
+	}
+}
+
+// cleaned takes off what weft has left beside flannel: its table, its nexthop
+// objects, and the route to a node that this flannel doesn't know; nothing of
+// what flannel works with.
+func (m *migration) cleaned(i int, d *daemon) {
+	m.t.Helper()
+	report, out, err := d.cleanup()
+	if err != nil {
+		m.t.Fatalf("%v\n%s", err, out)
+	}
+	for _, item := range report.Removed {
+		if item.Kind == "link" || item.Name == d.node.SubnetFile() {
+			m.t.Errorf("removed %+v, which is flannel's", item)
+		}
+	}
+	if p := m.nodes[i].protocols(m.nodes[1-i]); len(p) == 0 || slices.Contains(p, weftProtocol) {
+		m.t.Errorf("flannel's routes: %v", p)
+	}
+	out = m.c.command(i+1, "ip", "nexthop", "show", "proto", "83") + m.c.command(i+1, "nft", "list", "tables")
+	if strings.Contains(out, "weft") || strings.Contains(out, "proto") {
+		m.t.Errorf("left: %s", out)
 	}
 }
 
