@@ -42,6 +42,8 @@ type memory struct {
 	written  map[forwardKey]netip.Addr
 	watchers int
 	host     host
+
+	listeners map[*listener]bool // that mute keeps up to date
 }
 
 // watched is what is known of the key of a route that concerns us.
@@ -94,6 +96,8 @@ func newMemory(protocol uint8) *memory {
 		sysctls:  map[string]string{ipForward: "", ip6Forward: ""},
 		written:  map[forwardKey]netip.Addr{},
 		host:     noHost(),
+
+		listeners: map[*listener]bool{},
 	}
 }
 
@@ -101,6 +105,7 @@ func (m *memory) addPort(p port) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ports[p] = true
+	m.muteAll()
 }
 
 // dropPort: the kernel may give the port id to another socket next.
@@ -108,6 +113,7 @@ func (m *memory) dropPort(p port) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.ports, p)
+	m.muteAll()
 }
 
 // territory is the domain of the last Observe.

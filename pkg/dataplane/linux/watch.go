@@ -34,6 +34,8 @@ func (k *Kernel) Watch(ctx context.Context, dirty chan<- dataplane.Scope) error 
 		return err
 	}
 	defer routes.close()
+	k.memory.hear(routes)
+	defer k.memory.deaf(routes)
 	listeners := map[*listener]func(syscall.NetlinkMessage) dataplane.Scope{routes: k.memory.routeChange}
 	filter, err := k.ns.listen(unix.NETLINK_NETFILTER, k.watchBytes, nfnlgrpNFTables)
 	switch {

@@ -1,0 +1,103 @@
+package linux
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// mute makes the kernel keep to itself what we wrote: a socket filter (classic
+// BPF) drops notifications about neighbours, routes and nexthop objects that name
+// one of our sockets as the writer. entryChange drops them as well, and must
+// where a filter can't be had; but at a start with 10,000 peers they are 20,000
+// messages, to be read one by one.
+func (m *memory) mute(l *listener) {
+	var own []uint32
+	for p := range m.ports {
+		if p.protocol == unix.NETLINK_ROUTE {
+			own = append(own, p.id)
+		}
+	}
+	slices.Sort(own)
+	_ = l.attach(muting(own)) // what passes is sorted out here
+}
+
+// muted are the types of message whose writer is named whenever it is us, and
+// that tell us nothing then. A link's say more than we wrote.
+func muted() []uint16 {
+	return []uint16{
+		unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH, unix.RTM_NEWROUTE, unix.RTM_DELROUTE,
+		unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP,
+	}
+}
+
+// Where struct nlmsghdr has its type, and the port id of the writer.
+const (
+	offsetType = 4
+	offsetPort = 12
+)
+
+// muting is the filter: a message passes unless its writer is one of own and its
+// type one of muted.
+//
+//	load writer ─┬─ one of own → load type ─┬─ muted → drop
+//	             └─ else → pass             └─ else → pass
+func muting(own []uint32) []unix.SockFilter {
+	load := func(size, at int) unix.SockFilter {
+		return unix.SockFilter{Code: uint16(unix.BPF_LD | size | unix.BPF_ABS), K: uint32(at)}
+	}
+	// equal skips some instructions if the loaded value is k.
+	equal := func(k uint32, skip int) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(skip), K: k}
+	}
+	give := func(bytes uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: bytes} }
+	types := muted()
+	out := []unix.SockFilter{load(unix.BPF_W, offsetPort)}
+	for i, id := range own {
+		out = append(out, equal(binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, id)), len(own)-i))
+	}
+	out = append(out, give(1<<32-1), load(unix.BPF_H, offsetType))
+	for i, t := range types {
+		out = append(out, equal(uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, t))), len(types)-i))
+	}
+	return append(out, give(1<<32-1), give(0))
+}
+
+// attach replaces the filter of the socket.
+func (l *listener) attach(filter []unix.SockFilter) error {
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	var inner error
+	if err := l.raw.Control(func(fd uintptr) {
+		inner = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
+	}); err != nil {
+		return err
+	}
+	if inner != nil {
+		return fmt.Errorf("attach a filter to a netlink socket: %w", inner)
+	}
+	return nil
+}
+
+// hear begins to mute a listener, until deaf. What it may not hear changes with
+// our sockets.
+func (m *memory) hear(l *listener) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listeners[l] = true
+	m.mute(l)
+}
+
+func (m *memory) deaf(l *listener) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.listeners, l)
+}
+
+// muteAll needs m.mu.
+func (m *memory) muteAll() {
+	for l := range m.listeners {
+		m.mute(l)
+	}
+}

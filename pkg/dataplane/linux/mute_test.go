@@ -1,0 +1,98 @@
+package linux
+
+import (
+	"net/netip"
+	"testing"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/netnstest"
+)
+
+func TestMuting(t *testing.T) {
+	tests := map[string]struct {
+		own    []uint32
+		writer uint32
+		typ    int
+		passes bool
+	}{
+		"a route of ours":                     {[]uint32{7}, 7, unix.RTM_NEWROUTE, false},
+		"a route that we deleted":             {[]uint32{7}, 7, unix.RTM_DELROUTE, false},
+		"by the second of three sockets":      {[]uint32{1, 7, 9}, 7, unix.RTM_NEWNEIGH, false},
+		"by the last of three sockets":        {[]uint32{1, 7, 9}, 9, unix.RTM_DELNEXTHOP, false},
+		"a link of ours":                      {[]uint32{7}, 7, unix.RTM_NEWLINK, true},
+		"an address of ours":                  {[]uint32{7}, 7, unix.RTM_NEWADDR, true},
+		"somebody else's route":               {[]uint32{7}, 8, unix.RTM_NEWROUTE, true},
+		"the kernel's own":                    {[]uint32{7}, 0, unix.RTM_NEWNEIGH, true},
+		"while we have no socket":             {nil, 7, unix.RTM_NEWROUTE, true},
+		"a port id of which bytes are common": {[]uint32{0x01020304}, 0x04030201, unix.RTM_NEWROUTE, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var program []bpf.Instruction
+			for _, f := range muting(test.own) {
+				program = append(program, bpf.RawInstruction{Op: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}.Disassemble())
+			}
+			vm, err := bpf.NewVM(program)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var e encoder
+			e.begin(test.typ, 0)
+			e.end()
+			m := e.buf
+			copy(m[offsetPort:], uint32Attr(0, test.writer).Data)
+			n, err := vm.Run(m)
+			if err != nil || (n > 0) != test.passes {
+				t.Errorf("passes %d bytes, %v", n, err)
+			}
+		})
+	}
+}
+
+// In the kernel: of two writers the one that is us is not heard, also after our
+// socket was opened anew.
+func TestMutedInTheKernel(t *testing.T) {
+	n := netnstest.New(t)
+	open := func() *Kernel {
+		k, err := New(Options{Namespace: n.Handle()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(k.Close)
+		return k
+	}
+	ours, theirs := open(), open()
+	l, err := ours.ns.listen(unix.NETLINK_ROUTE, watchBuffer, unix.RTNLGRP_IPV4_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.close)
+	ours.memory.hear(l)
+	write := func(k *Kernel, prefix string) {
+		t.Helper()
+		key := dataplane.RouteKey{Prefix: netip.MustParsePrefix(prefix)}
+		hole := dataplane.Route{Blackhole: true}
+		if err := k.one(func(e *encoder) {
+			e.putRoute(routeWrite{key: key, route: hole, protocol: k.protocol, flags: unix.NLM_F_EXCL})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, round := range []func(){func() {}, ours.closeRoute} {
+		round()
+		write(ours, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 0}), 24).String())
+		write(theirs, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 2, byte(i), 0}), 24).String())
+		messages, err := l.receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range messages {
+			if r, ok := parseRoute(m.Data); !ok || r.key.Prefix.Addr().As4()[1] != 2 {
+				t.Errorf("heard %+v", r)
+			}
+		}
+	}
+}
