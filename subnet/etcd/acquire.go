@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -89,6 +88,7 @@ type acquiring struct {
 	v *view
 
 	known   bool   // the view is what we last saw of the store
+	doubted bool   // what a Watch saw, and what we remember, was not so: read it all
 	warned  bool   // of reservations that do not fit
 	patched bool   // it was brought up to date without what was deleted since
 	unsure  string // ID of a lease that may be ours: the answer was lost
@@ -122,10 +122,20 @@ func (a *acquiring) try(ctx context.Context) (subnet.Lease, error) {
 			return l, err
 		}
 	}
+	if mine, ok, err := a.remembered(ctx, cli); err != nil {
+		return subnet.Lease{}, err
+	} else if ok {
+		return a.reclaim(ctx, cli, mine)
+	}
 	if err := a.look(ctx, cli); err != nil {
 		return subnet.Lease{}, err
 	}
 	mine, ok := a.ours()
+	if ok && a.patched {
+		if err := a.verify(ctx, cli, mine); err != nil {
+			return subnet.Lease{}, err
+		}
+	}
 	switch {
 	case !ok:
 		return a.create(ctx, cli, nil)
@@ -133,94 +143,6 @@ func (a *acquiring) try(ctx context.Context) (subnet.Lease, error) {
 		return a.create(ctx, cli, &mine)
 	}
 	return a.reclaim(ctx, cli, mine)
-}
-
-// ours finds the lease to go on with: what was ours, else a reservation for our
-// addresses. An operator made that, so the addresses are proof enough. One that
-// does not fit the configuration is left alone: it is not ours to delete.
-func (a *acquiring) ours() (subnet.Lease, bool) {
-	var unfit []string
-	usable := slices.DeleteFunc(a.v.taken(), func(l subnet.Lease) bool {
-		if !a.v.reserved[l.ID] || subnet.Compatible(a.c.Config, l) {
-			return false
-		}
-		if announcesOnly(l, a.c.Shares) {
-			unfit = append(unfit, l.ID)
-		}
-		return true
-	})
-	if l, ok := subnet.Mine(a.c, usable); ok {
-		return l, true
-	}
-	for _, l := range usable {
-		if a.v.reserved[l.ID] && announcesOnly(l, a.c.Shares) {
-			return l, true
-		}
-	}
-	if len(unfit) > 0 && !a.warned {
-		a.warned = true
-		a.s.log.WithField("reservations", strings.Join(unfit, ", ")).Warn("subnets are reserved for the address of " +
-			"this node, but do not fit the network configuration, and are not used; delete them or reserve others")
-	}
-	return subnet.Lease{}, false
-}
-
-// announcesOnly reports whether all addresses of a lease are among the claim's.
-func announcesOnly(l subnet.Lease, shares []subnet.Share) bool {
-	ours := func(s subnet.Share) bool {
-		same := func(own subnet.Share) bool { return own.Public == s.Public }
-		return s.Public.IsValid() && slices.ContainsFunc(shares, same)
-	}
-	return len(l.Shares) > 0 && !slices.ContainsFunc(l.Shares, func(s subnet.Share) bool { return !ours(s) })
-}
-
-// look brings the view up to date: all of it, or after a race what was created
-// since. A wait lies between the two, and what a transaction that was lost told
-// would be old by now.
-func (a *acquiring) look(ctx context.Context, cli *clientv3.Client) error {
-	if !a.known {
-		err := a.s.readAll(ctx, cli, a.v)
-		a.known, a.patched = err == nil, false
-		return err
-	}
-	return attempt(ctx, func(ctx context.Context) error {
-		resp, err := cli.Get(ctx, a.s.leasesKey(), clientv3.WithPrefix(), clientv3.WithMinCreateRev(a.v.revision+1))
-		if err != nil {
-			return err
-		}
-		for _, kv := range resp.Kvs {
-			a.v.put(kv)
-		}
-		a.v.revision, a.patched = resp.Header.Revision, true
-		return nil
-	})
-}
-
-// settle finds out whether a lease that we wrote without an answer is there:
-// it is ours if it is attached to our grant.
-func (a *acquiring) settle(ctx context.Context, cli *clientv3.Client) (l subnet.Lease, ok bool, err error) {
-	err = attempt(ctx, func(ctx context.Context) error {
-		resp, err := cli.Get(ctx, a.s.key(a.unsure))
-		if err != nil {
-			return err
-		}
-		for _, kv := range resp.Kvs {
-			if clientv3.LeaseID(kv.Lease) != a.grant {
-				continue
-			}
-			l, err = decodeLease(a.unsure, kv.Value)
-			l.Created, l.Revision, ok = kv.CreateRevision, kv.ModRevision, err == nil
-		}
-		return nil
-	})
-	if err != nil {
-		return subnet.Lease{}, false, err
-	}
-	a.unsure = ""
-	if ok {
-		a.grant = clientv3.NoLease
-	}
-	return l, ok, nil
 }
 
 // announce gives what the lease of these subnets says of us, as it reads back,
@@ -265,7 +187,7 @@ func (a *acquiring) reclaim(ctx context.Context, cli *clientv3.Client, have subn
 	if sameContent(have, next) {
 		return have, nil
 	}
-	a.known = false
+	a.known, a.doubted = false, true
 	key := a.s.key(have.ID)
 	err = attempt(ctx, func(ctx context.Context) error {
 		resp, err := cli.Txn(ctx).
@@ -290,7 +212,7 @@ func (a *acquiring) create(ctx context.Context, cli *clientv3.Client, replace *s
 	taken := slices.DeleteFunc(a.v.taken(), func(l subnet.Lease) bool { return replace != nil && l.ID == replace.ID })
 	subnets, err := subnet.Allocate(a.c.Config, taken, a.c.Previous, rand.IntN)
 	if errors.Is(err, subnet.ErrExhausted) && a.patched {
-		a.known = false
+		a.known, a.doubted = false, true
 		return subnet.Lease{}, errRace
 	}
 	if err != nil {
@@ -312,7 +234,9 @@ func (a *acquiring) create(ctx context.Context, cli *clientv3.Client, replace *s
 		return subnet.Lease{}, err
 	}
 	if !resp.Succeeded {
-		a.known = replace == nil // else it may be ours that changed
+		if replace != nil { // it may be ours that changed
+			a.known, a.doubted = false, true
+		}
 		return subnet.Lease{}, errRace
 	}
 	a.grant, a.unsure = clientv3.NoLease, ""
@@ -369,7 +293,7 @@ func (a *acquiring) commit(ctx context.Context, cli *clientv3.Client, t transact
 	if err == nil {
 		return resp, nil
 	}
-	a.known, a.unsure = false, t.id
+	a.known, a.doubted, a.unsure = false, true, t.id
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) { // we were away for longer than it lives
 		a.grant, a.unsure = clientv3.NoLease, ""
 	}

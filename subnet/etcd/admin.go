@@ -63,10 +63,10 @@ func (s *Store) SetConfig(ctx context.Context, raw []byte, onlyIfAbsent bool) (c
 
 // Leases gives the whole truth, once.
 func (s *Store) Leases(ctx context.Context) (subnet.Snapshot, error) {
-	v := s.newView()
 	cli, err := s.dial(ctx)
+	var v *view
 	if err == nil {
-		err = s.readAll(ctx, cli, v)
+		v, err = s.readAll(ctx, cli)
 	}
 	if err != nil {
 		return subnet.Snapshot{}, fmt.Errorf("read %s from etcd at %s: %w", s.opts.Prefix, s.endpoints(), err)

@@ -135,6 +135,15 @@ type wireValue struct {
 	BackendType   string          `json:",omitempty"`
 	BackendData   json.RawMessage `json:",omitempty"`
 	BackendV6Data json.RawMessage `json:",omitempty"`
+
+	exact bool // read by parseExact: the data has no blanks
+}
+
+func (v *wireValue) data(raw json.RawMessage) json.RawMessage {
+	if v.exact {
+		return raw
+	}
+	return compact(raw)
 }
 
 // encodeValue gives the value under which flannel and we announce a lease.
@@ -164,20 +173,17 @@ func encodeValue(backend string, shares []subnet.Share) ([]byte, error) {
 // decodeValue gives the backend and the shares of a lease whose key names
 // subnets. A family that the key doesn't have is not looked at.
 func decodeValue(subnets []netip.Prefix, raw []byte) (backend string, shares []subnet.Share, err error) {
-	var v wireValue
-	if err := json.Unmarshal(raw, &v); err != nil {
-		if t := (*json.UnmarshalTypeError)(nil); errors.As(err, &t) && t.Field != "" {
-			return "", nil, badField(t.Field, "is a JSON %s", t.Value)
-		}
-		return "", nil, badField("value", "is not JSON: %v", err)
+	v, err := parseValue(raw)
+	if err != nil {
+		return "", nil, err
 	}
 	for _, p := range subnets {
 		s := subnet.Share{Subnet: p}
 		if p.Addr().Is4() {
-			s.Data = compact(v.BackendData)
+			s.Data = v.data(v.BackendData)
 			s.Public, err = parsePublic("PublicIP", &v.PublicIP, true)
 		} else {
-			s.Data = compact(v.BackendV6Data)
+			s.Data = v.data(v.BackendV6Data)
 			s.Public, err = parsePublic("PublicIPv6", v.PublicIPv6, false)
 		}
 		if err != nil {
@@ -189,6 +195,22 @@ func decodeValue(subnets []netip.Prefix, raw []byte) (backend string, shares []s
 		v.BackendType = typeless
 	}
 	return strings.ToLower(v.BackendType), shares, nil
+}
+
+func parseValue(raw []byte) (wireValue, error) {
+	v, exact := parseExact(raw)
+	if exact { // nearly always
+		return v, nil
+	}
+	v = wireValue{}
+	err := json.Unmarshal(raw, &v)
+	if t := (*json.UnmarshalTypeError)(nil); errors.As(err, &t) && t.Field != "" {
+		return v, badField(t.Field, "is a JSON %s", t.Value)
+	}
+	if err != nil {
+		return v, badField("value", "is not JSON: %v", err)
+	}
+	return v, nil
 }
 
 func parsePublic(field string, text *string, is4 bool) (netip.Addr, error) {

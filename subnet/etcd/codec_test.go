@@ -220,7 +220,10 @@ func FuzzValue(f *testing.F) {
 		f.Add([]byte(seed), true)
 		f.Add([]byte(seed), false)
 	}
+	f.Add([]byte(`{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"VXLAN","BackendData":{"a":"}"}}`), false)
+	f.Add([]byte(`{"PublicIP":"1.2.3.4","PublicIPv6":"fd77::1","BackendData":{"a":1},"BackendV6Data":{}}`), true)
 	f.Fuzz(func(t *testing.T, value []byte, dual bool) {
+		sameAsJSON(t, value)
 		id := "10.5.31.0-24"
 		if dual {
 			id = "10.5.41.0-24&fd00:5:0:37::-64"
@@ -245,4 +248,34 @@ func FuzzValue(f *testing.F) {
 			t.Fatalf("%q became %q (%v)", first, second, err)
 		}
 	})
+}
+
+// sameAsJSON: what the short way reads encoding/json reads, and reads the same.
+func sameAsJSON(t *testing.T, value []byte) {
+	t.Helper()
+	have, ok := parseExact(value)
+	if !ok {
+		return
+	}
+	want := wireValue{exact: true}
+	if err := json.Unmarshal(value, &want); err != nil {
+		t.Fatalf("%q is taken as %+v, but %v", value, have, err)
+	}
+	if d := cmp.Diff(want, have, cmp.AllowUnexported(wireValue{})); d != "" {
+		t.Fatalf("%q (-encoding/json +ours):\n%s", value, d)
+	}
+}
+
+// The common form must not fall out of the short way unnoticed.
+func TestCommonValuesAreReadTheShortWay(t *testing.T) {
+	for _, value := range []string{
+		`{"PublicIP":"192.168.77.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}`,
+		`{"PublicIP":"192.168.77.1","PublicIPv6":"fd77::1","BackendType":"vxlan","BackendData":{"VNI":1},"BackendV6Data":{"VNI":1}}`,
+		`{"PublicIP":"192.168.77.1","PublicIPv6":null,"BackendType":"host-gw"}`,
+	} {
+		if _, ok := parseExact([]byte(value)); !ok {
+			t.Errorf("%s is not", value)
+		}
+		sameAsJSON(t, []byte(value))
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -67,6 +68,11 @@ type Store struct {
 	close   context.CancelFunc
 	dialing mutex // guards client
 	client  *clientv3.Client
+
+	// viewing guards followed, the view that a Watch keeps current, and what is
+	// in it; nil while there is none.
+	viewing  sync.Mutex
+	followed *view
 
 	// publishing guards written: what this Store has published under an ID,
 	// and what it perhaps has, as the answer was lost.
@@ -189,6 +195,25 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 	}
 	s.client = c
 	return c, nil
+}
+
+// follow replaces a view that a Watch kept current; next is nil if it does no more.
+func (s *Store) follow(was, next *view) {
+	s.viewing.Lock()
+	defer s.viewing.Unlock()
+	if next != nil || s.followed == was {
+		s.followed = next
+	}
+}
+
+// lately is what a Watch saw last, or nil.
+func (s *Store) lately() *view {
+	s.viewing.Lock()
+	defer s.viewing.Unlock()
+	if s.followed == nil {
+		return nil
+	}
+	return s.followed.clone()
 }
 
 func (s *Store) configKey() string    { return path.Join(s.opts.Prefix, "config") }

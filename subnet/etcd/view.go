@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,14 +45,32 @@ func newView(configKey, leasesKey string) *view {
 	}
 }
 
-// reset replaces everything by the answer to one read of the whole prefix.
-func (v *view) reset(h *etcdserverpb.ResponseHeader, all []*mvccpb.KeyValue) {
-	next := newView(v.configKey, v.leasesKey)
-	next.cluster, next.term, next.revision = h.ClusterId, h.RaftTerm, h.Revision
-	for _, kv := range all {
-		next.put(kv)
+// load takes in a page of one read of the whole prefix. The view is not in order
+// before complete.
+func (v *view) load(page []*mvccpb.KeyValue) {
+	v.leases = slices.Grow(v.leases, len(page))
+	for _, kv := range page {
+		if l, isLease, _ := v.read(kv); isLease {
+			v.leases = append(v.leases, l)
+			v.created[l.ID] = l.Created
+		}
 	}
-	*v = *next
+}
+
+// complete says when everything was loaded: the header of the first page.
+func (v *view) complete(h *etcdserverpb.ResponseHeader) {
+	v.cluster, v.term, v.revision = h.ClusterId, h.RaftTerm, h.Revision
+	slices.SortFunc(v.leases, func(a, b subnet.Lease) int {
+		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID))
+	})
+}
+
+// clone is a view of its own, of this moment.
+func (v *view) clone() *view {
+	v.lent = true
+	out := *v
+	out.created, out.malformed, out.reserved = maps.Clone(v.created), maps.Clone(v.malformed), maps.Clone(v.reserved)
+	return &out
 }
 
 // regressed tells a store that is not the one we know, or one that went back
@@ -73,15 +92,17 @@ func (v *view) apply(e *mvccpb.Event) (changed bool) {
 	return v.put(e.Kv)
 }
 
-func (v *view) put(kv *mvccpb.KeyValue) (changed bool) {
+// read takes in what stands on a key, but for the lease that it gives. known is
+// false for a key that means nothing to us.
+func (v *view) read(kv *mvccpb.KeyValue) (l subnet.Lease, isLease, known bool) {
 	key := string(kv.Key)
 	if key == v.configKey {
 		v.setConfig(kv.Value)
-		return true
+		return l, false, true
 	}
 	id, ok := strings.CutPrefix(key, v.leasesKey)
 	if !ok {
-		return false
+		return l, false, false
 	}
 	delete(v.reserved, id)
 	if kv.Lease == 0 {
@@ -91,10 +112,19 @@ func (v *view) put(kv *mvccpb.KeyValue) (changed bool) {
 	if err != nil {
 		v.drop(id)
 		v.malformed[id] = broken{skipped(id, err), kv.CreateRevision, kv.ModRevision}
-		return true
+		return l, false, true
 	}
 	delete(v.malformed, id)
 	l.Created, l.Revision = kv.CreateRevision, kv.ModRevision
+	return l, true, true
+}
+
+func (v *view) put(kv *mvccpb.KeyValue) (changed bool) {
+	l, isLease, known := v.read(kv)
+	if !isLease {
+		return known
+	}
+	id := l.ID
 	if have, ok := v.created[id]; ok && have != l.Created {
 		v.drop(id)
 	}

@@ -18,7 +18,8 @@ var errStale = errors.New("the watch can't go on from where it was")
 // errEnded is for a watch that ends without a reason.
 var errEnded = errors.New("the watch ended")
 
-// Watch implements subnet.Store: one read of the prefix, one watch from there.
+// Watch implements subnet.Store: one read of the prefix (in pages, if it is
+// large), one watch from there.
 //
 //	     ┌──────────── compacted, restored, emptied ────────────┐
 //	     ▼                                                      │
@@ -30,6 +31,7 @@ var errEnded = errors.New("the watch ended")
 // password) ends it; from then on nothing does but ctx: what works goes on.
 func (s *Store) Watch(ctx context.Context, to chan<- subnet.Snapshot) error {
 	w := &watching{s: s, v: s.newView(), to: to, out: outage{log: s.log}, stale: true}
+	defer s.follow(w.v, nil)
 	for ; ; w.tries++ {
 		err := w.round(ctx)
 		if ctx.Err() != nil {
@@ -40,6 +42,7 @@ func (s *Store) Watch(ctx context.Context, to chan<- subnet.Snapshot) error {
 		}
 		if errors.Is(err, errStale) {
 			w.stale = true
+			s.follow(w.v, nil)
 		} else {
 			w.out.begin(err)
 		}
@@ -69,10 +72,12 @@ func (w *watching) round(ctx context.Context) error {
 		return err
 	}
 	if w.stale {
-		if err := w.s.readAll(ctx, cli, w.v); err != nil {
+		v, err := w.s.readAll(ctx, cli)
+		if err != nil {
 			return err
 		}
-		w.stale, w.begun, w.dirty = false, true, true
+		w.s.follow(w.v, v)
+		w.v, w.stale, w.begun, w.dirty = v, false, true, true
 	} else if err := w.check(ctx, cli); err != nil {
 		return err
 	}
@@ -80,15 +85,36 @@ func (w *watching) round(ctx context.Context) error {
 	return w.follow(ctx, cli)
 }
 
-// readAll fills the view by one request at one revision.
-func (s *Store) readAll(ctx context.Context, cli *clientv3.Client, v *view) error {
-	return attempt(ctx, func(ctx context.Context) error {
-		resp, err := cli.Get(ctx, s.rootKey(), clientv3.WithPrefix())
-		if err == nil {
-			v.reset(resp.Header, resp.Kvs)
+// pageSize is how many keys one answer holds at most. A cluster of thousands is
+// still one request; what is larger never stands in memory as a whole beside what
+// is made of it.
+const pageSize = 5000
+
+// readAll gives what stands under the prefix at one revision.
+func (s *Store) readAll(ctx context.Context, cli *clientv3.Client) (*view, error) {
+	v := s.newView()
+	opts := []clientv3.OpOption{clientv3.WithRange(clientv3.GetPrefixRangeEnd(s.rootKey())), clientv3.WithLimit(pageSize)}
+	var first *clientv3.GetResponse
+	for from := s.rootKey(); ; {
+		var page *clientv3.GetResponse
+		err := attempt(ctx, func(ctx context.Context) (err error) {
+			page, err = cli.Get(ctx, from, opts...)
+			return err
+		})
+		if err != nil {
+			return nil, err
 		}
-		return err
-	})
+		v.load(page.Kvs)
+		if first == nil {
+			first = page
+			opts = append(opts, clientv3.WithRev(page.Header.Revision))
+		}
+		if !page.More || len(page.Kvs) == 0 {
+			v.complete(first.Header)
+			return v, nil
+		}
+		from = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
+	}
 }
 
 // check asks which store this is and where it stands. A watch that was
@@ -103,9 +129,17 @@ func (w *watching) check(ctx context.Context, cli *clientv3.Client) error {
 		if w.v.regressed(resp.Header) {
 			return errStale
 		}
+		w.s.viewing.Lock()
+		defer w.s.viewing.Unlock()
 		w.v.term = resp.Header.RaftTerm
 		return nil
 	})
+}
+
+func (w *watching) snapshot() subnet.Snapshot {
+	w.s.viewing.Lock()
+	defer w.s.viewing.Unlock()
+	return w.v.snapshot()
 }
 
 // follow watches from behind the view's revision on, and sends what is new.
@@ -123,7 +157,7 @@ func (w *watching) follow(ctx context.Context, cli *clientv3.Client) error {
 	)
 	for {
 		if w.dirty && !made {
-			next, to, made = w.v.snapshot(), w.to, true
+			next, to, made = w.snapshot(), w.to, true
 		}
 		select {
 		case to <- next:
@@ -201,6 +235,8 @@ func (w *watching) take(resp clientv3.WatchResponse) (changed bool, err error) {
 		return false, err
 	}
 	w.tries = 0
+	w.s.viewing.Lock()
+	defer w.s.viewing.Unlock()
 	for _, e := range resp.Events {
 		changed = w.v.apply(e) || changed
 	}
