@@ -47,8 +47,11 @@ func suffixOf(base *dataplane.State) string {
 type pieces struct {
 	host  backend.Host // what they were made for; Facts don't count
 	base  []layers.Fragment
+	links map[string]dataplane.Link // of base
 	rules []layers.Fragment
-	peers map[string]piece // by lease ID
+	peers map[string]*piece // by lease ID
+	round int               // counts forPeers
+	out   []layers.Fragment // that it gave last; written over by the next
 	// retired are devices of configurations of before, see retire.
 	retired  map[string]dataplane.Link
 	suffixes []string // of this configuration and of those before
@@ -57,9 +60,10 @@ type pieces struct {
 
 type piece struct {
 	revision int64
-	paths    [2]dataplane.Route // to the peer, if the backend uses paths
-	state    *dataplane.State
+	paths    *[2]dataplane.Route // to the peer; nil: none, or the backend uses none
+	fragment layers.Fragment
 	err      error
+	round    int // in which it was wanted last
 }
 
 // renew forgets everything if the host is not what it was, or other rules are
@@ -80,7 +84,7 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 	}
 	retired := map[string]dataplane.Link{}
 	if p.base != nil {
-		retired = retire(p.retired, p.base[0].State, &base)
+		retired = retire(p.retired, p.links, base.Links)
 	}
 	suffixes := slices.Clone(p.suffixes)
 	if !slices.Contains(suffixes, rules.Suffix) {
@@ -92,9 +96,10 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 		options:  options,
 
 		host:  h,
-		base:  []layers.Fragment{{ID: layerBase, State: &base}},
-		rules: []layers.Fragment{{ID: layerRules, State: &firewall}},
-		peers: map[string]piece{},
+		base:  []layers.Fragment{layers.New(layerBase, base)},
+		links: base.Links,
+		rules: []layers.Fragment{layers.New(layerRules, firewall)},
+		peers: map[string]*piece{},
 	}
 	return true, nil
 }
@@ -106,33 +111,42 @@ func sameHost(a, b backend.Host) bool {
 }
 
 // forPeers gives the fragments of the admitted peers, seniors first, and those
-// that the backend can't make anything of. Of the facts only paths count.
+// that the backend can't make anything of. Of the facts only paths count. The
+// fragments are good until the next call.
 func (p *pieces) forPeers(
 	b backend.Backend, facts dataplane.Facts, admitted []subnet.Lease,
 ) ([]layers.Fragment, []subnet.Skipped) {
 	p.host.Facts = facts
-	out := make([]layers.Fragment, 0, len(admitted))
+	p.round++
+	p.out = slices.Grow(p.out[:0], len(admitted))
 	var bad []subnet.Skipped
-	now := make(map[string]piece, len(admitted))
-	for _, l := range admitted {
-		got, ok := p.peers[l.ID]
+	for i := range admitted {
+		l := &admitted[i]
+		got := p.peers[l.ID]
 		paths := pathsTo(facts, l)
-		if !ok || got.revision != l.Revision || got.paths != paths {
-			got = piece{revision: l.Revision, paths: paths}
+		if got == nil || got.revision != l.Revision || !samePaths(got.paths, paths) {
+			got = &piece{revision: l.Revision, paths: paths}
 			var state dataplane.State
-			if state, got.err = b.Peer(p.host, l); got.err == nil {
-				got.state = &state
+			if state, got.err = b.Peer(p.host, *l); got.err == nil {
+				got.fragment = layers.New(l.ID, state)
 			}
+			p.peers[l.ID] = got
 		}
-		now[l.ID] = got
+		got.round = p.round
 		if got.err != nil {
-			bad = append(bad, skippedFor(l, got.err))
+			bad = append(bad, skippedFor(*l, got.err))
 			continue
 		}
-		out = append(out, layers.Fragment{ID: l.ID, State: got.state})
+		p.out = append(p.out, got.fragment)
 	}
-	p.peers = now
-	return out, bad
+	if len(p.peers) > len(admitted) {
+		maps.DeleteFunc(p.peers, func(_ string, got *piece) bool { return got.round != p.round })
+	}
+	return p.out, bad
+}
+
+func samePaths(a, b *[2]dataplane.Route) bool {
+	return a == b || a != nil && b != nil && *a == *b
 }
 
 func skippedFor(l subnet.Lease, err error) subnet.Skipped {
@@ -161,7 +175,7 @@ func (p *pieces) domainOf(h backend.Host) dataplane.Domain {
 	if !slices.Contains(p.suffixes, "") { // flannel has one name for all networks
 		d.Leftovers = masq.Owned("")
 	}
-	for name, l := range p.base[0].State.Links {
+	for name, l := range p.links {
 		d.Links[name] = dataplane.Link{VNI: l.VNI, Port: l.Port, Local: l.Local}
 	}
 	for name, l := range p.retired {

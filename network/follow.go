@@ -87,15 +87,15 @@ func effectiveHost(h backend.Host, b backend.Backend) (backend.Host, error) {
 
 // retire keeps the devices of a configuration that is no longer wanted in our
 // domain, so that they are seen, and removed as unwanted.
-func retire(retired map[string]dataplane.Link, before, after *dataplane.State) map[string]dataplane.Link {
+func retire(retired, before, after map[string]dataplane.Link) map[string]dataplane.Link {
 	out := map[string]dataplane.Link{}
 	for name, l := range retired {
 		out[name] = l
 	}
-	for name, l := range before.Links {
+	for name, l := range before {
 		out[name] = dataplane.Link{VNI: l.VNI, Port: l.Port, Local: l.Local}
 	}
-	for name := range after.Links {
+	for name := range after {
 		delete(out, name)
 	}
 	return out

@@ -63,11 +63,15 @@ func publicOf(leases []subnet.Lease) []netip.Addr {
 	return slices.Compact(out)
 }
 
-// pathsTo gives the path to each share of a lease; the zero one where there is
-// none.
-func pathsTo(facts dataplane.Facts, l subnet.Lease) (out [2]dataplane.Route) {
+// pathsTo gives the path to each share of a lease, the zero one where there is
+// none; nil if no paths were asked for.
+func pathsTo(facts dataplane.Facts, l *subnet.Lease) *[2]dataplane.Route {
+	if len(facts.Paths) == 0 {
+		return nil
+	}
+	var out [2]dataplane.Route
 	for i, share := range l.Shares[:min(len(l.Shares), len(out))] {
 		out[i] = facts.Paths[share.Public]
 	}
-	return out
+	return &out
 }

@@ -129,7 +129,9 @@ type differ struct {
 // only what differs is sorted.
 func (t *table[K, V]) diff(d *differ) {
 	want, have, occupied := *t.of(d.want), *t.of(d.have), *t.of(d.occupied)
-	for _, k := range t.differing(d, want, have) {
+	differing := t.differing(d, want, have)
+	d.creates = make([]Op, 0, len(differing))
+	for _, k := range differing {
 		w := want[k]
 		if t.blocked(d, k, w) {
 			continue
@@ -165,7 +167,7 @@ func (t *table[K, V]) diff(d *differ) {
 
 // differing gives, in order, the wanted keys that have to be written.
 func (t *table[K, V]) differing(d *differ, want, have map[K]V) []K {
-	var keys []K
+	keys := make([]K, 0, max(0, len(want)-len(have)))
 	for k, w := range want {
 		if h, ok := have[k]; !ok || !t.equal(h, w) || t.flushed(d, k, h) {
 			keys = append(keys, k)

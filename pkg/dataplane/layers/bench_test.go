@@ -17,7 +17,7 @@ func BenchmarkOnePeerChanged(b *testing.B) {
 			l.Set("peers", fragments)
 			at := peers / 2
 			versions := [2]Fragment{fragments[at], peer(fragments[at].ID, at, peers+1)}
-			have := *versions[0].State
+			have := versions[0].State()
 			turn := 0
 			b.ReportAllocs()
 			for b.Loop() {
@@ -28,7 +28,7 @@ func BenchmarkOnePeerChanged(b *testing.B) {
 				if len(plan.Ops) != 3 { // FDB put, neighbour changed, FDB deleted
 					b.Fatalf("%d ops:\n%s", len(plan.Ops), plan)
 				}
-				have = *versions[turn].State
+				have = versions[turn].State()
 			}
 		})
 	}

@@ -17,12 +17,16 @@ import (
 )
 
 // Fragment is what one thing (the host, one peer, the rules) wants of the
-// kernel. Its State must not change any more; a changed fragment is a new
-// pointer, and an unchanged one keeps its pointer: that is how it costs nothing.
+// kernel. A changed fragment is a new one, and an unchanged one is given again:
+// that is how it costs nothing.
 type Fragment struct {
-	ID    string // unique within its layer
-	State *dataplane.State
+	ID      string // unique within its layer
+	content *content
 }
+
+// New makes a fragment, with a content that is equal to no other's. The state must
+// not change any more.
+func New(id string, s dataplane.State) Fragment { return Fragment{id, pack(s)} }
 
 // Refused is a fragment that was left out, as a whole, because another one
 // holds one of its keys. It is tried again at every Set of its layer.
@@ -42,27 +46,31 @@ type Layers struct {
 type layer struct {
 	name   string
 	order  []Fragment
-	placed map[string]*dataplane.State // what of it is in merged, by ID
-	short  bool                        // the last Set left something out
+	placed map[string]*content // what of it is in merged, by ID
+	short  bool                // the last Set left something out
 }
 
 // Want is the merged state. Don't write to it, and don't keep it over a Set.
 func (l *Layers) Want() dataplane.State { return l.merged }
 
+// mass is how many fragments may change before it is cheaper to look at everything
+// than to list their keys: no kernel filters a dump by such a list.
+const mass = 512
+
 // Set replaces one layer. The order of the fragments is their seniority: where
 // two want one key, the earlier has it. It gives the keys that may have
-// changed, and what was refused.
+// changed (all, if there are very many), and what was refused.
 func (l *Layers) Set(name string, fragments []Fragment) (dataplane.Scope, []Refused) {
 	if l.layers == nil {
 		l.layers = map[string]*layer{}
 	}
 	lay := l.layers[name]
 	if lay == nil {
-		lay = &layer{name: name, placed: map[string]*dataplane.State{}}
+		lay = &layer{name: name, placed: map[string]*content{}}
 		l.layers[name] = lay
 	}
-	var changed dataplane.Scope
 	from, oldTo, newTo := lay.window(fragments)
+	changed := dataplane.Scope{All: max(oldTo, newTo)-from > mass}
 	l.removeStale(lay, lay.order[from:oldTo], fragments[from:newTo], &changed)
 	lay.order = slices.Replace(lay.order, from, oldTo, fragments[from:newTo]...)
 	if lay.short {
@@ -91,12 +99,12 @@ func (l *Layers) removeStale(lay *layer, old, next []Fragment, changed *dataplan
 	if len(old) == 0 {
 		return
 	}
-	keep := make(map[string]*dataplane.State, len(next))
+	keep := make(map[string]*content, len(next))
 	for _, f := range next {
-		keep[f.ID] = f.State
+		keep[f.ID] = f.content
 	}
 	for _, f := range old {
-		if state, ok := lay.placed[f.ID]; ok && keep[f.ID] != state {
+		if was, ok := lay.placed[f.ID]; ok && keep[f.ID] != was {
 			l.take(lay, f.ID, changed)
 		}
 	}
@@ -113,7 +121,7 @@ func (l *Layers) place(lay *layer, from, to int, changed *dataplane.Scope) []Ref
 		if _, ok := lay.placed[f.ID]; ok {
 			continue
 		}
-		if l.merged.Overlaps(*f.State) {
+		if f.content.overlaps(&l.merged) {
 			if own == nil {
 				own, to = l.owners(lay.name), len(lay.order)
 			}
@@ -127,21 +135,27 @@ func (l *Layers) place(lay *layer, from, to int, changed *dataplane.Scope) []Ref
 				l.take(lay, id, changed)
 			}
 		}
-		lay.placed[f.ID] = f.State
-		l.merged.Merge(*f.State)
-		changed.Keys.Merge(*f.State)
+		lay.placed[f.ID] = f.content
+		f.content.mergeInto(&l.merged)
+		note(changed, f.content)
 		if own != nil {
-			own.note(lay.name, f.ID, f.State)
+			own.note(lay.name, f.ID, f.content)
 		}
 	}
 	return refused
 }
 
 func (l *Layers) take(lay *layer, id string, changed *dataplane.Scope) {
-	state := lay.placed[id]
+	was := lay.placed[id]
 	delete(lay.placed, id)
-	l.merged.Remove(*state)
-	changed.Keys.Merge(*state)
+	was.removeFrom(&l.merged)
+	note(changed, was)
+}
+
+func note(changed *dataplane.Scope, c *content) {
+	if !changed.All {
+		c.mergeInto(&changed.Keys)
+	}
 }
 
 // owners tells which fragment holds each key. It is made only where two
@@ -165,25 +179,25 @@ func (l *Layers) owners(layer string) *owners {
 		own.pos[f.ID] = i
 	}
 	for name, lay := range l.layers {
-		for id, state := range lay.placed {
-			own.note(name, id, state)
+		for id, c := range lay.placed {
+			own.note(name, id, c)
 		}
 	}
 	return own
 }
 
-func (o *owners) note(layer, id string, state *dataplane.State) {
-	state.Keys(func(kind dataplane.Kind, key any) { o.of[ownedKey{kind, key}] = owner{layer, id} })
+func (o *owners) note(layer, id string, c *content) {
+	c.keys(func(kind dataplane.Kind, key any) { o.of[ownedKey{kind, key}] = owner{layer, id} })
 }
 
-func (o *owners) forget(state *dataplane.State) {
-	state.Keys(func(kind dataplane.Kind, key any) { delete(o.of, ownedKey{kind, key}) })
+func (o *owners) forget(c *content) {
+	c.keys(func(kind dataplane.Kind, key any) { delete(o.of, ownedKey{kind, key}) })
 }
 
 // judge says which juniors of the layer have to make room for the fragment at
 // position i, or that it is refused.
 func (o *owners) judge(i int, f Fragment) (juniors []string, refused *Refused) {
-	f.State.Keys(func(kind dataplane.Kind, key any) {
+	f.content.keys(func(kind dataplane.Kind, key any) {
 		holder, taken := o.of[ownedKey{kind, key}]
 		if !taken {
 			return

@@ -20,17 +20,17 @@ func peer(id string, n, m int) Fragment {
 	subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(42 + n>>8), byte(n), 0}), 24)
 	vtep := mac.Addr{0x02, 0, 0, byte(m >> 16), byte(m >> 8), byte(m)}
 	public := netip.AddrFrom4([4]byte{192, 168, byte(m >> 8), byte(m)})
-	return Fragment{ID: id, State: &dataplane.State{
+	return New(id, dataplane.State{
 		FDB:    map[dataplane.FDBKey]netip.Addr{{Link: link, MAC: vtep}: public},
 		Neighs: map[dataplane.NeighKey]mac.Addr{{Link: link, IP: subnet.Addr()}: vtep},
 		Routes: map[dataplane.RouteKey]dataplane.Route{
 			{Prefix: subnet}: {Via: subnet.Addr(), Link: link, OnLink: true},
 		},
-	}}
+	})
 }
 
 func sysctl(id, key string) Fragment {
-	return Fragment{ID: id, State: &dataplane.State{Sysctls: map[string]string{key: "1"}}}
+	return New(id, dataplane.State{Sysctls: map[string]string{key: "1"}})
 }
 
 var stateOptions = cmp.Options{
@@ -169,7 +169,7 @@ func TestSetKeepsNothingOfTheCallersSlice(t *testing.T) {
 func union(fragments []Fragment) dataplane.State {
 	var s dataplane.State
 	for _, f := range fragments {
-		s.Merge(*f.State)
+		s.Merge(f.State())
 	}
 	return s
 }
@@ -179,4 +179,26 @@ func keysOf(s dataplane.State) []string {
 	s.Keys(func(kind dataplane.Kind, key any) { keys = append(keys, fmt.Sprint(kind, " ", key)) })
 	slices.Sort(keys)
 	return keys
+}
+
+// Where very much changes, no keys are listed: everything has to be looked at.
+func TestMassesAreNotListed(t *testing.T) {
+	var l Layers
+	many := make([]Fragment, mass+2)
+	for i := range many {
+		many[i] = peer(fmt.Sprint(i), i, i)
+	}
+	for _, step := range []struct {
+		what string
+		next []Fragment
+		all  bool
+	}{{"all come", many, true}, {"one goes", many[1:], false}, {"the rest goes but one", many[:1], true}} {
+		changed, refused := l.Set("peers", step.next)
+		if changed.All != step.all || len(refused) > 0 {
+			t.Errorf("%s: %t, %v", step.what, changed.All, refused)
+		}
+		if d := cmp.Diff(union(step.next), l.Want(), stateOptions); d != "" {
+			t.Errorf("%s (-want +have):\n%s", step.what, d)
+		}
+	}
 }

@@ -14,11 +14,11 @@ import (
 // fragments in order, each unless it meets one before it.
 func model(fragments []Fragment) (merged dataplane.State, refused []string) {
 	for _, f := range fragments {
-		if merged.Overlaps(*f.State) {
+		if merged.Overlaps(f.State()) {
 			refused = append(refused, f.ID)
 			continue
 		}
-		merged.Merge(*f.State)
+		merged.Merge(f.State())
 	}
 	return merged, refused
 }

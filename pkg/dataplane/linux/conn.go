@@ -169,13 +169,13 @@ func dump[T any](
 	k *Kernel, typ int, parse func([]byte) (T, bool), data ...nl.NetlinkRequestData,
 ) ([]T, error) {
 	for range dumpAttempts {
-		var out []T
+		out := make([]T, 0, k.dumped[typ]+k.dumped[typ]/16)
 		err := k.send(typ, unix.NLM_F_DUMP, func(m []byte) {
 			if v, ok := parse(m); ok {
 				out = append(out, v)
 			}
 		}, data...)
-		if errors.Is(err, unix.EINTR) {
+		if k.dumped[typ] = len(out); errors.Is(err, unix.EINTR) {
 			continue
 		}
 		return out, err

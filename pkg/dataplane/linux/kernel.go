@@ -66,6 +66,7 @@ type Kernel struct {
 	answerBytes int  // receive buffer of requests
 	noNexthops  bool // tests: as kernels without nexthop objects (before 5.3)
 	nexthopUse  nexthopUse
+	dumped      map[int]int // entries of the last dump, by the type of the request
 }
 
 var _ dataplane.Kernel = (*Kernel)(nil)
@@ -84,7 +85,7 @@ func New(o Options) (*Kernel, error) {
 	}
 	k := &Kernel{
 		ns: ns, protocol: uint8(o.Protocol), memory: newMemory(uint8(o.Protocol)), watchBytes: watchBuffer,
-		answerBytes: answerBuffer, nexthopUse: newNexthopUse(),
+		answerBytes: answerBuffer, nexthopUse: newNexthopUse(), dumped: map[int]int{},
 		programs: newPrograms(), resync: cmp.Or(o.Resync, defaultResync),
 		sysctlDir: cmp.Or(o.SysctlDir, procSys),
 	}

@@ -186,14 +186,18 @@ func (u *nexthopUse) spare(id uint32) {
 }
 
 // observed notes what an Observe saw: the objects of routes (0 for none), and,
-// after a full one, all objects of ours.
+// after a full one, all objects of ours. The map is ours from then on.
 func (u *nexthopUse) observed(full bool, routes map[dataplane.RouteKey]uint32, all []nexthop) {
 	if full {
-		*u = newNexthopUse()
-		u.full = true
-	}
-	for key, id := range routes {
-		u.set(key, id)
+		*u = nexthopUse{full: true, routes: routes, count: make(map[uint32]int, len(all)), unused: map[uint32]bool{}}
+		maps.DeleteFunc(routes, func(_ dataplane.RouteKey, id uint32) bool { return id == 0 })
+		for _, id := range routes {
+			u.count[id]++
+		}
+	} else {
+		for key, id := range routes {
+			u.set(key, id)
+		}
 	}
 	for _, n := range all {
 		u.spare(n.id)

@@ -199,7 +199,8 @@ func (o *observation) fdb() error {
 		}
 		o.out.Have.FDB[key] = n.ip
 	}
-	return perLink(o, unix.AF_BRIDGE, keys, o.k.forwardAt, func(n neighbour) mac.Addr { return n.mac }, put)
+	room := func(n int) { grow(&o.out.Have.FDB, n) }
+	return perLink(o, unix.AF_BRIDGE, keys, o.k.forwardAt, func(n neighbour) mac.Addr { return n.mac }, room, put)
 }
 
 func (o *observation) neighs() error {
@@ -208,7 +209,15 @@ func (o *observation) neighs() error {
 		add(keys, key.Link, key.IP)
 	}
 	put := func(name string, n neighbour) { o.out.Have.Neighs[dataplane.NeighKey{Link: name, IP: n.ip}] = n.mac }
-	return perLink(o, unix.AF_UNSPEC, keys, o.k.neighbourAt, func(n neighbour) netip.Addr { return n.ip }, put)
+	room := func(n int) { grow(&o.out.Have.Neighs, n) }
+	return perLink(o, unix.AF_UNSPEC, keys, o.k.neighbourAt, func(n neighbour) netip.Addr { return n.ip }, room, put)
+}
+
+// grow makes room at once: a map that grows by and by is copied many times.
+func grow[K comparable, V any](m *map[K]V, n int) {
+	if len(*m) == 0 {
+		*m = make(map[K]V, n)
+	}
 }
 
 func add[K comparable](sets map[string]map[K]bool, name string, key K) {
@@ -222,7 +231,7 @@ func add[K comparable](sets map[string]map[K]bool, name string, key K) {
 // or those that the scope names, by gets if they are few.
 func perLink[K comparable](
 	o *observation, family uint8, keys map[string]map[K]bool,
-	at func(int, K) (neighbour, bool, error), keyOf func(neighbour) K, put func(string, neighbour),
+	at func(int, K) (neighbour, bool, error), keyOf func(neighbour) K, grow func(int), put func(string, neighbour),
 ) error {
 	for name, l := range o.mine {
 		whole, some := o.whole(name), keys[name]
@@ -240,6 +249,9 @@ func perLink[K comparable](
 		all, err := o.k.neighbours(family, l.index)
 		if err != nil {
 			return err
+		}
+		if whole {
+			grow(len(all))
 		}
 		for _, n := range all {
 			if whole || some[keyOf(n)] {

@@ -17,6 +17,10 @@ func (o *observation) routes() error {
 			if err != nil {
 				return err
 			}
+			if o.scope.All {
+				grow(&o.out.Have.Routes, len(all))
+				grow(&o.nexthops, len(all))
+			}
 			for _, r := range all {
 				if err := o.putRoute(r, false); err != nil {
 					return err

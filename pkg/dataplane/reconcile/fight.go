@@ -84,6 +84,9 @@ func (f fights) admit(p dataplane.Plan, fresh dataplane.Scope, now time.Time) (
 	pass dataplane.Plan, repairs int, withheld []dataplane.Op, again time.Time,
 ) {
 	f.forget(now)
+	if fresh.All {
+		return p, 0, nil, again
+	}
 	var links dataplane.Scope // that are withheld: with all that stands on them
 	pass.Conflicts = p.Conflicts
 	verdicts := map[string]bool{}

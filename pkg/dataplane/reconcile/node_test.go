@@ -118,14 +118,14 @@ func fragments(peers ...byte) []layers.Fragment {
 	var out []layers.Fragment
 	for _, n := range peers {
 		state := peer(n)
-		out = append(out, layers.Fragment{ID: devices()[0].subnet(n).String(), State: &state})
+		out = append(out, layers.New(devices()[0].subnet(n).String(), state))
 	}
 	return out
 }
 
 func baseLayer() []layers.Fragment {
 	state := base()
-	return []layers.Fragment{{ID: "host", State: &state}}
+	return []layers.Fragment{layers.New("host", state)}
 }
 
 // host is a kernel with an uplink.

@@ -120,6 +120,9 @@ func (l *Loop) Set(layer string, fragments []layers.Fragment) []layers.Refused {
 		delete(l.unset, layer)
 		changed.All = len(l.unset) == 0 // from now on it may delete
 	}
+	if !l.owned {
+		return refused // Own will have everything read
+	}
 	l.fresh.Add(changed)
 	l.touch(changed)
 	return refused
@@ -323,7 +326,10 @@ func (l *Loop) round(ctx context.Context, s, fresh dataplane.Scope) (again datap
 		return dataplane.Scope{}
 	}
 	r.Failed = l.kernel.Apply(ctx, r.Applied)
-	check := l.scope(written(r.Applied, r.Failed))
+	check := s // one that begins anew looks at all of it again: it is cheaper than a list
+	if !s.All || len(r.Applied.Ops) < mass || len(r.Failed) > 0 {
+		check = l.scope(written(r.Applied, r.Failed))
+	}
 	if r.Left, r.Err = l.plan(ctx, check); r.Err != nil {
 		return check
 	}
@@ -334,6 +340,9 @@ func (l *Loop) round(ctx context.Context, s, fresh dataplane.Scope) (again datap
 	r.Left.Conflicts = append(r.Left.Conflicts, r.Applied.Conflicts...)
 	return again
 }
+
+// mass is how many writes are read back by reading everything.
+const mass = 1000
 
 // written is what must be read back after a plan was applied. A write that
 // failed for another reason than an occupied key makes its whole link doubtful.

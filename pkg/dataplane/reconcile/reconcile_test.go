@@ -250,7 +250,7 @@ func TestRestartOfAConvergedNodeWritesNothing(t *testing.T) {
 }
 
 func TestSetNamesWhatItRefuses(t *testing.T) {
-	twice := append(fragments(2), layers.Fragment{ID: "impostor", State: fragments(2)[0].State})
+	twice := append(fragments(2), layers.New("impostor", fragments(2)[0].State()))
 	refused := reconcile.New(host(t), reconcile.Options{}).Set("peers", twice)
 	if len(refused) != 1 || refused[0].ID != "impostor" || refused[0].Holder != twice[0].ID {
 		t.Errorf("%+v", refused)
