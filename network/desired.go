@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -207,7 +208,7 @@ func (n *Node) apply(ctx context.Context) {
 		n.waitFor("backend", err)
 		return
 	}
-	ok, no := n.admit.Admit(h.Config, h.Lease, n.view.believed.Leases)
+	ok, no := n.admit.Admit(h.Config, h.Lease, n.view.lingering.With(n.view.believed.Leases, time.Now()))
 	facts, err := n.pathsOf(ctx, b, h.Config, ok)
 	if err != nil {
 		n.waitFor("host", err)

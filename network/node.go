@@ -81,6 +81,7 @@ type Node struct {
 // view is what the node knows now. Only steer touches it.
 type view struct {
 	believed  subnet.Snapshot
+	lingering subnet.Lingering
 	doubted   time.Time // since when the store's word is not taken; zero: it is
 	kept      int       // leases that are kept against its word
 	confirmed bool      // the store itself has spoken since we started
@@ -215,6 +216,7 @@ func (n *Node) steer(ctx context.Context, snapshots <-chan subnet.Snapshot,
 		case <-n.poke:
 		case <-tick.C:
 			n.lookAgain()
+			n.view.changed = n.view.lingering.Over(time.Now()) || n.view.changed
 			if last != nil && !n.view.doubted.IsZero() {
 				n.hear(*last)
 			}
@@ -237,7 +239,10 @@ func (n *Node) lookAgain() {
 // nextTick is when steer has something to do by itself. An idle node that is
 // ready, believes its store and has saved its snapshot does nothing.
 func (n *Node) nextTick(s *saver) time.Duration {
+	until := n.view.lingering.Until()
 	switch {
+	case !until.IsZero():
+		return time.Until(until)
 	case !n.view.doubted.IsZero() || n.opts.Health.Ready() != nil:
 		return doubtTick
 	case s.pending != nil:
@@ -271,6 +276,9 @@ func (n *Node) hear(s subnet.Snapshot) {
 	v.kept = kept
 	n.logMalformed(s.Malformed)
 	n.configChange(&believed)
+	if v.confirmed {
+		v.lingering.Note(v.believed.Leases, believed.Leases, time.Now())
+	}
 	v.believed = believed
 	v.confirmed, v.changed = true, true
 	n.updateStatus(func(st *Status) { st.Store.fill(s, len(doubts) > 0) })

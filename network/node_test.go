@@ -180,6 +180,33 @@ func TestPeersComeChangeAndGo(t *testing.T) {
 	})
 }
 
+// TestAPeersLeaseIsDeletedByHand: its node takes it again at once, and nobody
+// writes anything to his kernel.
+func TestAPeersLeaseIsDeletedByHand(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.server.SetConfig([]byte(config1))
+		b.start()
+		defer b.stop()
+		l := b.peer(2, peerMAC)
+		b.peer(3, "02:00:00:00:00:03")
+		b.settle(time.Second)
+		writes := b.kernel.Writes()
+		b.server.Delete(l.ID)
+		b.settle(90 * time.Millisecond)
+		b.peer(2, peerMAC)
+		b.settle(time.Second)
+		b.peers(2)
+		if now := b.kernel.Writes(); now != writes {
+			t.Errorf("%d writes", now-writes)
+		}
+		b.server.Delete(l.ID)
+		b.settle(90 * time.Millisecond)
+		b.peers(2)
+		b.settle(20 * time.Millisecond)
+		b.peers(1)
+	})
+}
+
 func TestBadPeersHarmNoOne(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.server.SetConfig([]byte(config1))
@@ -278,10 +305,10 @@ func TestEmptiedStoreRemovesNothingAtOnce(t *testing.T) {
 		for i := 2; i < 8; i++ {
 			b.server.Delete(fmt.Sprintf("10.42.%d.0-24", i))
 		}
-		b.settle(subnet.ConfirmAfter / 2)
+		b.settle(15 * time.Second)
 		b.peers(6)
 		b.ready(true, "")
-		b.settle(2 * subnet.ConfirmAfter)
+		b.settle(time.Minute)
 		b.peers(0)
 	})
 }

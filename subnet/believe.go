@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// ConfirmAfter is how long a store must go on telling the incredible until
+// confirmAfter is how long a store must go on telling the incredible until
 // Believe believes it. It is short beside the life of a lease (24 h), and long
 // beside a restart of etcd, or an operator's restore followed by every node
 // taking its lease again.
-const ConfirmAfter = 30 * time.Second
+const confirmAfter = 30 * time.Second
 
 // Doubt is why leases that the store no longer has are kept.
 type Doubt struct {
@@ -24,7 +24,7 @@ type Doubt struct {
 // What is new or changed is taken at once; it is removal that must be credible.
 // Where the store looks like one that was emptied, restored, swapped or cut in
 // half, the leases that it no longer has are kept until it has said so for
-// ConfirmAfter. A configuration that is absent keeps the one before, for ever:
+// confirmAfter. A configuration that is absent keeps the one before, for ever:
 // nothing useful can be done without one.
 //
 // The caller keeps the result as the next prev, in doubt or not. age is the
@@ -39,7 +39,7 @@ func Believe(prev, next Snapshot, age time.Duration) (Snapshot, []Doubt) {
 		next.Config = prev.Config
 	}
 	missing := gone(prev.Leases, next.Leases)
-	if len(missing) == 0 || age >= ConfirmAfter {
+	if len(missing) == 0 || age >= confirmAfter {
 		return next, nil
 	}
 	reasons := suspicions(prev, next, len(missing))
@@ -55,7 +55,7 @@ func Believe(prev, next Snapshot, age time.Duration) (Snapshot, []Doubt) {
 	}
 	var doubts []Doubt
 	for _, reason := range reasons {
-		doubts = append(doubts, Doubt{Reason: reason, Kept: len(kept), Left: ConfirmAfter - age})
+		doubts = append(doubts, Doubt{Reason: reason, Kept: len(kept), Left: confirmAfter - age})
 	}
 	next.Leases = append(slices.Clone(next.Leases), kept...)
 	slices.SortStableFunc(next.Leases, byCreated)

@@ -40,6 +40,9 @@ func names(s subnet.Snapshot) []string {
 	return out
 }
 
+// confirmAfter is how long a doubt lasts, as documented.
+const confirmAfter = 30 * time.Second
+
 func TestBelieve(t *testing.T) {
 	const second = time.Second
 	tests := map[string]struct {
@@ -98,7 +101,7 @@ func TestBelieve(t *testing.T) {
 			snap("x", 9, "a", "b", "c", "d"), snap("x", 10), 29 * second, []string{"a", "b", "c", "d"},
 			[]string{"4: the store lost all of its 4 leases at once"},
 		},
-		"confirmed": {snap("x", 9, "a", "b", "c", "d"), snap("x", 10), subnet.ConfirmAfter, nil, nil},
+		"confirmed": {snap("x", 9, "a", "b", "c", "d"), snap("x", 10), confirmAfter, nil, nil},
 		"healed":    {snap("x", 9, "a", "b"), snap("x", 10, "a", "b"), 5 * second, []string{"a", "b"}, nil},
 		"one more goes while in doubt": {
 			snap("x", 9, "a", "b", "c", "d", "e"), snap("x", 10, "a", "b", "c", "d"), 5 * second,
@@ -115,7 +118,7 @@ func TestBelieve(t *testing.T) {
 			var told []string
 			for _, d := range doubts {
 				told = append(told, fmt.Sprintf("%d: %s", d.Kept, d.Reason))
-				if want := subnet.ConfirmAfter - tt.age; d.Left != want {
+				if want := confirmAfter - tt.age; d.Left != want {
 					t.Errorf("left: want %v, have %v", want, d.Left)
 				}
 			}
