@@ -13,8 +13,12 @@ import (
 // drift is what others did to our entries. The zero value is ready to use.
 type drift struct {
 	repaired int                  // entries since the start
+	mended   map[string]int       // the same by kind
 	seen     map[string]time.Time // entries that somebody keeps changing, and when that was so last
 	told     map[string]time.Time // and was logged last
+	by       map[string]string    // who does it, where the kernel tells
+	// conflicts are wanted entries where something foreign stands, and what to do.
+	conflicts map[string]string
 }
 
 const (
@@ -26,23 +30,64 @@ const (
 
 // note adds a round, and gives the fights that the log has not named lately.
 func (d *drift) note(r reconcile.Round, now time.Time) (tell []reconcile.Fight) {
-	d.repaired += r.Repaired
+	d.count(r)
 	if len(r.Fights) > 0 && d.seen == nil {
-		d.seen, d.told = map[string]time.Time{}, map[string]time.Time{}
+		d.seen, d.told, d.by = map[string]time.Time{}, map[string]time.Time{}, map[string]string{}
 	}
 	old := func(after time.Duration) func(string, time.Time) bool {
 		return func(_ string, at time.Time) bool { return now.Sub(at) >= after }
 	}
 	maps.DeleteFunc(d.told, old(fightTold))
 	maps.DeleteFunc(d.seen, old(fightEnds))
+	maps.DeleteFunc(d.by, func(entry, _ string) bool { return d.seen[entry].IsZero() })
 	for _, f := range r.Fights {
-		d.seen[f.Entry] = now
+		if d.seen[f.Entry] = now; f.By != "" {
+			d.by[f.Entry] = f.By
+		}
 		if _, lately := d.told[f.Entry]; !lately {
 			d.told[f.Entry] = now
 			tell = append(tell, f)
 		}
 	}
 	return tell
+}
+
+// count adds a round's repairs, and keeps the conflicts of all that was read.
+func (d *drift) count(r reconcile.Round) {
+	if d.mended == nil {
+		d.mended, d.conflicts = map[string]int{}, map[string]string{}
+	}
+	d.repaired += r.Repaired
+	for kind, n := range r.Mended {
+		d.mended[kind.String()] += n
+	}
+	if r.Err != nil {
+		return
+	}
+	if r.Full {
+		clear(d.conflicts)
+	}
+	for _, op := range r.Applied.Ops {
+		delete(d.conflicts, op.Entry())
+	}
+	for _, op := range r.Left.Conflicts {
+		d.conflicts[op.Entry()] = conflictText(op)
+	}
+}
+
+// fill copies what status tells.
+func (d *drift) fill(s *Status, now time.Time) {
+	s.Repaired, s.RepairedKinds = d.repaired, maps.Clone(d.mended)
+	s.Fights, s.Fighters = d.fights(now), nil
+	for _, entry := range s.Fights {
+		if who := d.by[entry]; who != "" {
+			if s.Fighters == nil {
+				s.Fighters = map[string]string{}
+			}
+			s.Fighters[entry] = who
+		}
+	}
+	s.Conflicts = maps.Clone(d.conflicts)
 }
 
 // fights are the entries that somebody keeps changing, in order.
@@ -62,8 +107,13 @@ func (n *Node) logFights(fights []reconcile.Fight) {
 			n.opts.Log.WithField("more", len(fights)-i).Warn("somebody keeps changing further entries; see weftctl plan")
 			return
 		}
-		n.opts.Log.WithFields(logrus.Fields{"entry": f.Entry, "repaired": f.Repairs}).
-			Warn("somebody keeps changing an entry of weft's; it is put right a few times a second only: " +
-				"find him (ip monitor all, nft monitor) and make him leave it alone")
+		log := n.opts.Log.WithFields(logrus.Fields{"entry": f.Entry, "repaired": f.Repairs})
+		if f.By != "" {
+			log.WithField("by", f.By).Warn("somebody keeps changing an entry of weft's; it is put right a few times " +
+				"a second only: make him leave it alone")
+			continue
+		}
+		log.Warn("somebody keeps changing an entry of weft's; it is put right a few times a second only: " +
+			"find him (ip monitor all, nft monitor) and make him leave it alone")
 	}
 }

@@ -31,7 +31,12 @@ type Status struct {
 	Ops      int              `json:"ops"`              // kernel writes since the start
 	Repaired int              `json:"repaired"`         // entries that others had changed or deleted
 	Fights   []string         `json:"fights,omitempty"` // entries that somebody keeps changing now
-	LastTook string           `json:"lastTook"`
+
+	RepairedKinds map[string]int    `json:"repairedKinds,omitempty"` // Repaired, by kind
+	Fighters      map[string]string `json:"fighters,omitempty"`      // entry of Fights → who, where the kernel tells
+	Conflicts     map[string]string `json:"conflicts,omitempty"`     // entry that something foreign holds → what to do
+
+	LastTook string `json:"lastTook"`
 }
 
 // NodeStatus is this node's part of the overlay.
@@ -97,7 +102,7 @@ func (n *Node) Status() Status {
 	s.Version, s.Ready = version.Short(), n.ready
 	s.Reasons = n.opts.Health.Reasons()
 	s.Rounds, s.Ops = n.ledger.rounds, n.ledger.ops
-	s.Repaired, s.Fights = n.ledger.drift.repaired, n.ledger.drift.fights(time.Now())
+	n.ledger.drift.fill(&s, time.Now())
 	s.LastTook = n.ledger.last.Took.Round(time.Microsecond).String()
 	return s
 }

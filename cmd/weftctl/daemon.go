@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -154,7 +157,14 @@ func printStatus(out io.Writer, s network.Status, now time.Time) error {
 	row("Peers", fmt.Sprintf("%d programmed, %d left out", s.Peers, len(s.Skipped)))
 	row("Store", heard)
 	row("Kernel", fmt.Sprintf("%d rounds, %d writes, last round took %s", s.Rounds, s.Ops, s.LastTook))
+	row("Drift", driftText(s))
 	row("Version", s.Version)
+	for _, entry := range s.Fights {
+		row("Fight", fmt.Sprintf("%s: changed again and again by %s", entry, cmp.Or(s.Fighters[entry], "somebody")))
+	}
+	for _, entry := range slices.Sorted(maps.Keys(s.Conflicts)) {
+		row("Conflict", entry+": "+s.Conflicts[entry])
+	}
 	if s.Store.Refused != "" {
 		row("Refused", "the store's configuration: "+s.Store.Refused)
 	}
@@ -165,6 +175,18 @@ func printStatus(out io.Writer, s network.Status, now time.Time) error {
 		row("Malformed", x.String())
 	}
 	return w.Flush()
+}
+
+// driftText is "3 repaired: link 1, route 2".
+func driftText(s network.Status) string {
+	if s.Repaired == 0 {
+		return "nothing had to be repaired"
+	}
+	var kinds []string
+	for _, kind := range slices.Sorted(maps.Keys(s.RepairedKinds)) {
+		kinds = append(kinds, fmt.Sprintf("%s %d", kind, s.RepairedKinds[kind]))
+	}
+	return fmt.Sprintf("%d repaired: %s", s.Repaired, strings.Join(kinds, ", "))
 }
 
 func printPlan(out io.Writer, p network.PlanReply) {

@@ -58,6 +58,10 @@ func TestStatusText(t *testing.T) {
 	broken.Reasons = []string{"dataplane: link flannel.1: a foreign device has this name"}
 	broken.Skipped = []subnet.Skipped{{ID: "10.42.9.0-24", Node: "192.0.2.9", Field: "VtepMAC", Reason: "is multicast"}}
 	broken.Store.InDoubt = true
+	broken.Repaired, broken.RepairedKinds = 66, map[string]int{"route": 65, "link": 1}
+	broken.Fights = []string{"neigh 10.42.2.0 dev flannel.1", "route 10.42.2.0/24"}
+	broken.Fighters = map[string]string{"route 10.42.2.0/24": "probably routed (pid 812, by its netlink port)"}
+	broken.Conflicts = map[string]string{"route 10.42.3.0/24": "something that is not weft's stands there"}
 	broken.Store.Malformed = []subnet.Skipped{{ID: "what-ever", Field: "key", Reason: "is no subnet"}}
 	fresh := network.Status{Version: "v0.1.0", Reasons: []string{"lease: not yet"}, LastTook: "0s"}
 	for name, s := range map[string]network.Status{

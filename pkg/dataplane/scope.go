@@ -13,7 +13,13 @@ type Scope struct {
 	// Facts, which only a Watch sets, says that what Kernel.Facts told last
 	// is so no longer. It asks for no entry to be read; All says the same.
 	Facts bool
+	// Writers, which only a Watch sets, says by entry (Op.Entry) who wrote it
+	// last, as far as the kernel tells. Of very many it names some.
+	Writers map[string]string
 }
+
+// maxWriters bounds Scope.Writers: somebody who flushes a table is named once.
+const maxWriters = 64
 
 // Empty tells whether the scope asks for nothing, and says nothing of Facts.
 func (s Scope) Empty() bool { return !s.All && !s.Facts && s.Keys.Len() == 0 }
@@ -21,11 +27,31 @@ func (s Scope) Empty() bool { return !s.All && !s.Facts && s.Keys.Len() == 0 }
 // Add widens the scope by another. The Domain stays.
 func (s *Scope) Add(o Scope) {
 	s.All, s.Facts = s.All || o.All, s.Facts || o.Facts
+	for entry, who := range o.Writers {
+		s.note(entry, who)
+	}
 	if s.All {
 		s.Keys = State{}
 		return
 	}
 	s.Keys.Merge(o.Keys)
+}
+
+// Name says who wrote the entries that the scope names.
+func (s *Scope) Name(who string) {
+	if s.Keys.Len() > maxWriters {
+		return
+	}
+	s.Keys.Keys(func(kind Kind, key any) { s.note(Op{Kind: kind, Key: key}.Entry(), who) })
+}
+
+func (s *Scope) note(entry, who string) {
+	if s.Writers == nil {
+		s.Writers = map[string]string{}
+	}
+	if _, known := s.Writers[entry]; known || len(s.Writers) < maxWriters {
+		s.Writers[entry] = who
+	}
 }
 
 // AddOp widens the scope by the entry that the op writes.

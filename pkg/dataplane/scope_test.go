@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -113,5 +114,32 @@ func TestRouteThatMovesHasBothLinksInScope(t *testing.T) {
 	})
 	if d := cmp.Diff(map[string]Link{"eth0": {}, dev4: {}}, s.Keys.Links, stateOptions); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestScopeNamesSomeWriters(t *testing.T) {
+	key := func(n int) State {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 42, byte(n), 0}), 24)
+		return State{Routes: map[RouteKey]Route{{Prefix: p}: {}}}
+	}
+	var all Scope
+	for n := range 200 {
+		one := Scope{Keys: key(n)}
+		one.Name("him")
+		all.Add(one)
+	}
+	first := Scope{Keys: key(0), All: true}
+	first.Name("her")
+	all.Add(first)
+	w := all.Writers
+	if n := len(w); n != 64 || w["route 10.42.0.0/24"] != "her" || w["route 10.42.1.0/24"] != "him" {
+		t.Errorf("%d writers: %v", n, all.Writers)
+	}
+	var whole Scope
+	for n := range 200 {
+		whole.Keys.Merge(key(n))
+	}
+	if whole.Name("him"); whole.Writers != nil {
+		t.Errorf("of a flushed table: %v", whole.Writers)
 	}
 }

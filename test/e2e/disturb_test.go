@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -204,6 +205,20 @@ func TestFight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	commands, stdin, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	enemy := exec.Command("ip", "-force", "-batch", "-")
+	enemy.Stdin = commands
+	process, err := d.node.Start(enemy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = errors.Join(stdin.Close(), commands.Close())
+		<-process.Done()
+	}()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	var s network.Status
@@ -216,7 +231,7 @@ func TestFight(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, r := range routes {
-			if err := m.RouteDel(byKey(r)); err != nil {
+			if _, err := fmt.Fprintf(stdin, "route del %s metric %d\n", r.Dst, r.Priority); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -228,6 +243,10 @@ func TestFight(t *testing.T) {
 		t.Errorf("%d repaired, fights %q", s.Repaired, s.Fights)
 	}
 	d.awaitLog("somebody keeps changing", s.Fights[0])
+	who := fmt.Sprintf("probably ip (pid %d, by its netlink port)", process.Pid())
+	if have := s.Fighters[s.Fights[0]]; have != who {
+		t.Errorf("by %q, want %q", have, who)
+	}
 	eventually(t, tolerated, func() error {
 		have, err := m.holds()
 		if err == nil && !slices.Equal(want, have) {

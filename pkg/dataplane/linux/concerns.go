@@ -23,6 +23,9 @@ func (m *memory) routeChange(msg syscall.NetlinkMessage) dataplane.Scope {
 	defer m.mu.Unlock()
 	own := m.ports[port{unix.NETLINK_ROUTE, msg.Header.Pid}]
 	s := m.entryChange(msg, own)
+	if !own && s.Keys.Len() > 0 {
+		m.nameByPort(&s, msg.Header.Pid)
+	}
 	s.Facts = m.hostChange(msg, own)
 	return s
 }

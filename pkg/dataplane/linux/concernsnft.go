@@ -1,6 +1,8 @@
 package linux
 
 import (
+	"encoding/binary"
+	"fmt"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +25,39 @@ func (m *memory) chainChange(msg syscall.NetlinkMessage) dataplane.Scope {
 	if m.ports[port{unix.NETLINK_NETFILTER, msg.Header.Pid}] {
 		return dataplane.Scope{}
 	}
+	if msg.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
+		return m.endOfTransaction(msg.Data)
+	}
+	s := m.touchedChains(msg)
+	m.touched.Add(s)
+	return s
+}
+
+// endOfTransaction names the writer of all that was notified before. (Kernel
+// fact: nf_tables_commit notifies objects, then the generation with the process.)
+func (m *memory) endOfTransaction(b []byte) dataplane.Scope {
+	s := m.touched
+	m.touched = dataplane.Scope{}
+	if s.All || len(b) < sizeofNfgenmsg {
+		return dataplane.Scope{}
+	}
+	var pid uint32
+	var name string
+	for a := range attrs(b[sizeofNfgenmsg:]) {
+		switch {
+		case a.kind == unix.NFTA_GEN_PROC_PID && len(a.value) == 4:
+			pid = binary.BigEndian.Uint32(a.value)
+		case a.kind == unix.NFTA_GEN_PROC_NAME:
+			name = a.text()
+		}
+	}
+	if pid != 0 {
+		s.Name(fmt.Sprintf("%s (pid %d)", name, pid))
+	}
+	return s
+}
+
+func (m *memory) touchedChains(msg syscall.NetlinkMessage) dataplane.Scope {
 	key, ok := chainOf(msg)
 	if !ok {
 		return dataplane.Scope{}

@@ -42,6 +42,9 @@ type memory struct {
 	written  map[forwardKey]netip.Addr
 	watchers int
 	host     host
+	writer   processName // that was asked for last
+	// touched are chains of the nftables transaction that is being notified.
+	touched dataplane.Scope
 
 	listeners map[*listener]bool // that mute keeps up to date
 }

@@ -27,7 +27,7 @@ type truce struct {
 
 // admit is that of fights, and remembers what was withheld.
 func (t *truce) admit(p dataplane.Plan, fresh dataplane.Scope, now time.Time) (
-	pass dataplane.Plan, repairs int, withheld []dataplane.Op,
+	pass dataplane.Plan, repairs map[dataplane.Kind]int, withheld []dataplane.Op,
 ) {
 	pass, repairs, withheld, again := t.fights.admit(p, fresh, now)
 	for _, op := range withheld {
@@ -66,6 +66,7 @@ func (t *truce) left(now time.Time) time.Duration {
 type Fight struct {
 	Entry   string // its kind and key
 	Repairs int    // since it began
+	By      string // who wrote it last, where the kernel tells
 }
 
 // fights counts the repairs of each entry. An entry has fightBurst of them in
@@ -75,18 +76,29 @@ type fights map[string]*bout
 type bout struct {
 	repairs int
 	full    time.Time // when all repairs will be in hand again
+	by      string    // who wrote the entry last, where the kernel tells
+}
+
+// blame remembers who wrote entries that were repaired before.
+func (f fights) blame(writers map[string]string) {
+	for entry, who := range writers {
+		if b := f[entry]; b != nil {
+			b.by = who
+		}
+	}
 }
 
 // admit divides a plan into what may be written now and what is withheld, and
 // gives the earliest moment at which that may change. Ops that fresh covers were
 // asked for by us: they repair nothing, and never wait.
 func (f fights) admit(p dataplane.Plan, fresh dataplane.Scope, now time.Time) (
-	pass dataplane.Plan, repairs int, withheld []dataplane.Op, again time.Time,
+	pass dataplane.Plan, repairs map[dataplane.Kind]int, withheld []dataplane.Op, again time.Time,
 ) {
 	f.forget(now)
 	if fresh.All {
-		return p, 0, nil, again
+		return p, nil, nil, again
 	}
+	repairs = map[dataplane.Kind]int{}
 	var links dataplane.Scope // that are withheld: with all that stands on them
 	pass.Conflicts = p.Conflicts
 	verdicts := map[string]bool{}
@@ -104,7 +116,7 @@ func (f fights) admit(p dataplane.Plan, fresh dataplane.Scope, now time.Time) (
 				again = until
 			}
 			if !wait {
-				repairs++
+				repairs[op.Kind]++
 			}
 		}
 		verdicts[entry] = wait
@@ -150,7 +162,7 @@ func (f fights) forget(now time.Time) {
 func (f fights) named(ops []dataplane.Op) (out []Fight) {
 	for _, op := range ops {
 		if b := f[op.Entry()]; b != nil {
-			out = append(out, Fight{op.Entry(), b.repairs})
+			out = append(out, Fight{op.Entry(), b.repairs, b.by})
 		}
 	}
 	slices.SortFunc(out, func(a, b Fight) int { return strings.Compare(a.Entry, b.Entry) })
@@ -158,4 +170,10 @@ func (f fights) named(ops []dataplane.Op) (out []Fight) {
 }
 
 // String is what an operator reads.
-func (f Fight) String() string { return fmt.Sprintf("%s (repaired %d times)", f.Entry, f.Repairs) }
+func (f Fight) String() string {
+	s := fmt.Sprintf("%s (repaired %d times)", f.Entry, f.Repairs)
+	if f.By != "" {
+		s += ", changed by " + f.By
+	}
+	return s
+}

@@ -50,8 +50,9 @@ type Round struct {
 	Err     error          // the kernel could not be read
 	Took    time.Duration
 
-	Repaired int     // ops of Applied that mend what somebody did, and not what we want otherwise
-	Fights   []Fight // entries of Left that are not written now, because somebody keeps changing them
+	Repaired int                    // ops of Applied that mend what somebody did, and not what we want otherwise
+	Mended   map[dataplane.Kind]int // the same by kind
+	Fights   []Fight                // entries of Left that are not written now, because somebody keeps changing them
 }
 
 // Loop drives one kernel towards what its layers want.
@@ -225,6 +226,7 @@ func (l *Loop) work(ctx context.Context) error {
 		case <-l.wake:
 		}
 		scope, fresh := l.take()
+		l.truce.fights.blame(scope.Writers)
 		fresh.Add(again)
 		scope.Add(again)
 		again = dataplane.Scope{}
@@ -319,7 +321,10 @@ func (l *Loop) round(ctx context.Context, s, fresh dataplane.Scope) (again datap
 		return s
 	}
 	var withheld []dataplane.Op
-	r.Applied, r.Repaired, withheld = l.truce.admit(r.Applied, fresh, time.Now())
+	r.Applied, r.Mended, withheld = l.truce.admit(r.Applied, fresh, time.Now())
+	for _, n := range r.Mended {
+		r.Repaired += n
+	}
 	r.Fights = l.truce.fights.named(withheld)
 	r.Left = dataplane.Plan{Ops: withheld, Conflicts: r.Applied.Conflicts}
 	if r.Applied.Empty() {
