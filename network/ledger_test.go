@@ -7,6 +7,7 @@ import (
 
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/reconcile"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 )
 
 func TestLedger(t *testing.T) {
@@ -14,6 +15,9 @@ func TestLedger(t *testing.T) {
 	route := dataplane.Op{
 		Verb: dataplane.Create, Kind: dataplane.KindRoute, Key: dataplane.RouteKey{}, New: dataplane.Route{},
 	}
+	key := ruleset.Key{Engine: ruleset.IPTablesLegacy, Table: "filter", Chain: "FLANNEL-FWD"}
+	chain := dataplane.Op{Verb: dataplane.Create, Kind: dataplane.KindChain, Key: key, New: ruleset.Chain{}}
+	leftover := dataplane.Op{Verb: dataplane.Delete, Kind: dataplane.KindChain, Key: key, Old: ruleset.Chain{}}
 	plan := func(ops ...dataplane.Op) dataplane.Plan { return dataplane.Plan{Ops: ops} }
 	full := reconcile.Round{Full: true}
 	for name, c := range map[string]struct {
@@ -27,6 +31,8 @@ func TestLedger(t *testing.T) {
 		"and can be read again":             {[]reconcile.Round{full, {Err: errors.New("no memory")}, full}, ""},
 		"a peer's route is refused":         {[]reconcile.Round{{Full: true, Applied: plan(route), Left: plan(route)}}, ""},
 		"the device is refused":             {[]reconcile.Round{{Full: true, Applied: plan(link), Left: plan(link)}}, "link flannel.1"},
+		"a chain is refused":                {[]reconcile.Round{{Full: true, Applied: plan(chain), Left: plan(chain)}}, "FLANNEL-FWD"},
+		"a chain of flannel's can't go":     {[]reconcile.Round{{Full: true, Applied: plan(leftover), Left: plan(leftover)}}, ""},
 		"the device comes with a retry":     {[]reconcile.Round{{Full: true, Applied: plan(link), Left: plan(link)}, {Applied: plan(link)}}, ""},
 		"its name is taken":                 {[]reconcile.Round{{Full: true, Left: dataplane.Plan{Conflicts: []dataplane.Op{link}}}}, "ip link delete"},
 		"its name is free at the next look": {[]reconcile.Round{{Full: true, Left: dataplane.Plan{Conflicts: []dataplane.Op{link}}}, full}, ""},

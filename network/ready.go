@@ -80,7 +80,7 @@ func (l *ledger) add(r reconcile.Round) {
 		failed[f.Op.Entry()] = f.Err.Error()
 	}
 	for _, op := range r.Left.Ops {
-		if baseKind(op.Kind) {
+		if baseKind(op.Kind) && !harmless(op) {
 			reason := failed[op.Entry()]
 			if reason == "" {
 				reason = "is not as wanted: " + op.String()
@@ -94,6 +94,13 @@ func (l *ledger) add(r reconcile.Round) {
 		}
 	}
 	l.programmed = l.programmed || r.Full
+}
+
+// harmless is a chain that should go and can't, as flannel's in legacy tables
+// where no program of theirs is installed: the rules that we want stand beside
+// it, and pods can be served.
+func harmless(op dataplane.Op) bool {
+	return op.Kind == dataplane.KindChain && op.Verb == dataplane.Delete
 }
 
 func conflictText(op dataplane.Op) string {
