@@ -42,6 +42,14 @@ type cniKeeper struct {
 	said map[string]bool
 }
 
+// newCNIKeeper makes the files a condition of readiness, from now on.
+func newCNIKeeper(state *health.State, store any, ready func(), log logrus.FieldLogger) *cniKeeper {
+	c := &cniKeeper{state: state, log: log, ready: ready, said: map[string]bool{}}
+	c.events, _ = store.(eventer)
+	state.Set(conditionCNI, errors.New("installed when all else is ready"))
+	return c
+}
+
 // run waits until pods can be served but for the files, which are what makes
 // the container runtime start them.
 func (c *cniKeeper) run(ctx context.Context, o cnifiles.Options) error {
@@ -52,8 +60,6 @@ func (c *cniKeeper) run(ctx context.Context, o cnifiles.Options) error {
 		}
 		o.Plugin = filepath.Join(filepath.Dir(self), "weft")
 	}
-	c.said = map[string]bool{}
-	c.state.Set(conditionCNI, errors.New("installed when all else is ready"))
 	if err := c.state.Await(ctx, conditionCNI); err != nil {
 		return err
 	}

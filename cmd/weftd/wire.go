@@ -91,9 +91,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	if etcdStore, ok := store.(*etcd.Store); ok {
 		g.Go(func() error { return s.createConfig(ctx, etcdStore, log) })
 	}
-	kernel, err := linux.New(linux.Options{
-		Resync: time.Duration(s.resync) * time.Second, SysctlDir: s.sysctlDir,
-	})
+	kernel, err := linux.New(linux.Options{Resync: time.Duration(s.resync) * time.Second, SysctlDir: s.sysctlDir})
 	if err != nil {
 		return err
 	}
@@ -112,12 +110,11 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		StateDir:    s.stateDir,
 		Socket:      s.socket,
 	})
-	g.Go(func() error { return node.Run(ctx) })
 	if s.cni.Source != "" {
-		c := cniKeeper{state: state, log: log, ready: node.LookAgain}
-		c.events, _ = store.(eventer)
+		c := newCNIKeeper(state, store, node.LookAgain, log)
 		g.Go(func() error { return c.run(ctx, s.cni) })
 	}
+	g.Go(func() error { return node.Run(ctx) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

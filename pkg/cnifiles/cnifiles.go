@@ -156,8 +156,8 @@ func (i *Installer) before() (notes []string) {
 	for _, e := range entries {
 		known := slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(e.Name()))
 		if known && !e.IsDir() && e.Name() < ours {
-			notes = append(notes, fmt.Sprintf("the CNI configuration %s goes before %s: container runtimes use it, and not ours; "+
-				"remove it unless you want that", filepath.Join(dir, e.Name()), ours))
+			notes = append(notes, fmt.Sprintf("the CNI configuration %s goes before %s: container runtimes use it, "+
+				"and not ours; remove it unless you want that", filepath.Join(dir, e.Name()), ours))
 		}
 	}
 	return notes

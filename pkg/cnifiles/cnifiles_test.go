@@ -2,6 +2,7 @@ package cnifiles
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -308,7 +309,7 @@ func (n *node) run() <-chan Report {
 	go func() { done <- n.Run(ctx, func(r Report) { reports <- r }) }()
 	n.t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != context.Canceled {
+		if err := <-done; !errors.Is(err, context.Canceled) {
 			n.t.Errorf("Run ended by %v", err)
 		}
 	})
@@ -341,7 +342,8 @@ func TestRun(t *testing.T) {
 	n := newNode(t, map[string]string{"bin/" + tempPrefix + "1": "of a crash", "net.d/" + tempPrefix + "2": "too"})
 	reports := n.run()
 	n.await(reports, "the first installation", wrote("10-weft.conflist"))
-	if d := cmp.Diff(map[string]string{"bin/weft": "755 " + program, "net.d/10-weft.conflist": "644 " + ours}, n.files()); d != "" {
+	want := map[string]string{"bin/weft": "755 " + program, "net.d/10-weft.conflist": "644 " + ours}
+	if d := cmp.Diff(want, n.files()); d != "" {
 		t.Errorf("files (-want +have):\n%s", d)
 	}
 	began := time.Now()
@@ -388,7 +390,9 @@ func TestPace(t *testing.T) {
 }
 
 func FuzzList(f *testing.F) {
-	for _, seed := range []string{ours, flannel, calico, "", "{}", `{"type":"weft"}`, `{"name":"a","plugins":[{"type":1}]}`} {
+	for _, seed := range []string{
+		ours, flannel, calico, "", "{}", `{"type":"weft"}`, `{"name":"a","plugins":[{"type":1}]}`,
+	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {

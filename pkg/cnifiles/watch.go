@@ -38,12 +38,10 @@ func (i *Installer) Run(ctx context.Context, report func(Report)) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-failures: // an overflow, which the slow look makes good
+		case err := <-failures: // events were lost
+			due = p.soon(timer, due, err != nil)
 		case <-events:
-			if soon := time.Now().Add(p.wait); soon.Before(due) {
-				due = soon
-				timer.Reset(p.wait)
-			}
+			due = p.soon(timer, due, true)
 		case now := <-timer.C:
 			i.watch(watcher)
 			r := i.Install()
@@ -61,6 +59,16 @@ func (i *Installer) Run(ctx context.Context, report func(Report)) error {
 type pace struct {
 	wait  time.Duration
 	wrote time.Time
+}
+
+// soon makes the next look due after the wait, unless it is earlier already.
+func (p *pace) soon(timer *time.Timer, due time.Time, something bool) time.Time {
+	at := time.Now().Add(p.wait)
+	if !something || due.Before(at) {
+		return due
+	}
+	timer.Reset(p.wait)
+	return at
 }
 
 // next takes a look into account, and gives when the next one is due though
