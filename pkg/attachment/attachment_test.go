@@ -171,6 +171,30 @@ func TestDir(t *testing.T) {
 	}
 }
 
+func TestBusy(t *testing.T) {
+	dir := attachment.Dir(t.TempDir())
+	a := ptp("pod-1")
+	if dir.Busy(a.Key) {
+		t.Error("what is not there is busy")
+	}
+	done, err := dir.Begin(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // asking takes nothing away
+		if !dir.Busy(a.Key) {
+			t.Error("begun, and not busy")
+		}
+	}
+	if have, err := dir.Get(a.Key); err != nil || have.Key != a.Key {
+		t.Errorf("%v, %v", have, err)
+	}
+	done()
+	if dir.Busy(a.Key) {
+		t.Error("done, and busy")
+	}
+}
+
 // One bad file harms no other, and what a crash left is passed over and goes.
 func TestDamagedFiles(t *testing.T) {
 	path := t.TempDir()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // Dir is a directory of records. Several processes may write it at once: each
@@ -31,29 +32,73 @@ func (e *DamagedError) Unwrap() error { return e.Err }
 // Put writes a record in place of an older one of the same key. It is not
 // synced to the disk: a power cut ends the boot that the record is of.
 func (d Dir) Put(a Attachment) error {
-	if err := a.check(); err != nil {
-		return fmt.Errorf("record %s: %w", a.Key, err)
-	}
-	b, err := Encode(a)
+	done, err := d.Begin(a)
 	if err != nil {
 		return err
 	}
+	done()
+	return nil
+}
+
+// Begin is Put by who is about to act: until done is called, or the process
+// ends in any way, others find the record Busy.
+func (d Dir) Begin(a Attachment) (done func(), err error) {
+	if err := a.check(); err != nil {
+		return nil, fmt.Errorf("record %s: %w", a.Key, err)
+	}
+	b, err := Encode(a)
+	if err != nil {
+		return nil, err
+	}
 	// Of this key, so that a process that died here is cleaned up after by the
-	// next Put or Remove of the key.
+	// next Begin or Remove of the key.
 	tmp := d.newPath(a.Key)
-	err = os.WriteFile(tmp, b, 0o600)
+	f, err := create(tmp)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = os.MkdirAll(string(d), dirMode); err == nil {
-			err = os.WriteFile(tmp, b, 0o600)
+			f, err = create(tmp)
 		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("record %s: %w", a.Key, err)
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = flock(f, syscall.LOCK_EX|syscall.LOCK_NB)
 	}
 	if err == nil {
 		err = os.Rename(tmp, d.path(a.Key))
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("record %s: %w", a.Key, err), removeFile(tmp))
+		return nil, errors.Join(fmt.Errorf("record %s: %w", a.Key, err), f.Close(), removeFile(tmp))
 	}
-	return nil
+	return func() { _ = f.Close() }, nil // closing the only descriptor unlocks
+}
+
+// create never takes up a file of before, whose lock somebody may have.
+func create(path string) (*os.File, error) {
+	if err := removeFile(path); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// Busy tells whether somebody who called Begin for the record still acts.
+func (d Dir) Busy(k Key) bool {
+	f, err := os.Open(d.path(k))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(flock(f, syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := syscall.Flock(int(f.Fd()), how); !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
 }
 
 // Get reads one record. Errors: fs.ErrNotExist, *DamagedError, or the file

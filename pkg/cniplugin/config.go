@@ -8,6 +8,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
 
+	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/subnetenv"
 )
 
@@ -33,6 +34,8 @@ type wireHead struct {
 	Type       string `json:"type"`
 	SubnetFile string `json:"subnetFile"`
 	DataDir    string `json:"dataDir"`
+	StateDir   string `json:"stateDir"`
+	wireRuntime
 }
 
 // wireConfig is weft's own form. Pointers tell what is absent.
@@ -42,6 +45,7 @@ type wireConfig struct {
 	Bridge           string `json:"bridge"`
 	MTU              int    `json:"mtu"`
 	HairpinMode      *bool  `json:"hairpinMode"`
+	PromiscMode      bool   `json:"promiscMode"`
 	IsDefaultGateway *bool  `json:"isDefaultGateway"`
 	IPMasq           bool   `json:"ipMasq"`
 	IPAM             struct {
@@ -61,17 +65,21 @@ type wireRoute struct {
 type config struct {
 	version, network string
 	subnetFile       string
-	stateDir         string // what flannel's form saves, per attachment
+	savedDir         string // what flannel's form saves, per attachment
+	records          attachment.Dir
 	dataDir          string
 	mode             string // modeBridge or modePTP
 	bridge           string
 	mtu              int // 0: as subnet.env says
 	hairpin          bool
+	promisc          bool // of the bridge
 	defaultGateway   bool
 	forceAddress     bool // the bridge has no other address
 	needMasq         bool // asked for, so the daemon must do it
 	routes           []route
 	dns              types.DNS
+	ports            []attachment.Port
+	runtime          wireRuntime
 	// delegation is flannel's form, not rendered yet: what stands above is then
 	// only what DEL needs.
 	delegation *delegation
@@ -140,7 +148,8 @@ func undecodable(err error) error {
 func (w wireHead) config() config {
 	return config{
 		version: w.CNIVersion, network: w.Name,
-		subnetFile: or(w.SubnetFile, defaultSubnetFile), stateDir: or(w.DataDir, defaultStateDir),
+		subnetFile: or(w.SubnetFile, defaultSubnetFile), savedDir: or(w.DataDir, defaultSavedDir),
+		records: attachment.Dir(or(w.StateDir, attachment.DefaultDir)), runtime: w.wireRuntime,
 	}
 }
 
@@ -150,7 +159,9 @@ func ownKey(stdin []byte) string {
 	if json.Unmarshal(stdin, &d) != nil {
 		return "" // the form's own reader says what is wrong
 	}
-	for _, key := range []string{"mode", "bridge", "mtu", "hairpinMode", "isDefaultGateway", "ipMasq"} {
+	for _, key := range []string{
+		"mode", "bridge", "mtu", "hairpinMode", "promiscMode", "isDefaultGateway", "ipMasq",
+	} {
 		if _, there := d[key]; there {
 			return key
 		}
@@ -162,7 +173,9 @@ func ownKey(stdin []byte) string {
 func (w wireConfig) parse() (config, error) {
 	c := w.config()
 	c.mode, c.bridge, c.mtu = or(w.Mode, modeBridge), or(w.Bridge, defaultBridge), w.MTU
-	c.hairpin = w.HairpinMode == nil || *w.HairpinMode
+	// A bridge in promiscuous mode sends everything to the host as well, which
+	// would give a pod that reaches itself each packet twice.
+	c.hairpin, c.promisc = w.HairpinMode == nil && !w.PromiscMode || w.HairpinMode != nil && *w.HairpinMode, w.PromiscMode
 	c.defaultGateway = w.IsDefaultGateway == nil || *w.IsDefaultGateway
 	c.needMasq, c.dns, c.dataDir = w.IPMasq, w.DNS, or(w.IPAM.DataDir, defaultDataDir)
 	if c.mode != modeBridge && c.mode != modePTP {
@@ -173,7 +186,10 @@ func (w wireConfig) parse() (config, error) {
 		return config{}, err
 	}
 	var err error
-	c.routes, err = parseRoutes(w.IPAM.Routes)
+	if c.routes, err = parseRoutes(w.IPAM.Routes); err != nil {
+		return config{}, err
+	}
+	c.ports, err = parsePorts(w.RuntimeConfig.PortMappings)
 	return c, err
 }
 
@@ -184,6 +200,9 @@ func (c config) check() error {
 	}
 	if c.mtu < 0 {
 		return invalid(fmt.Sprintf("mtu %d is negative", c.mtu), "leave it out, or 0, for the overlay's")
+	}
+	if c.promisc && c.hairpin {
+		return invalid("promiscMode and hairpinMode are both true", "set one of them to false")
 	}
 	return nil
 }
@@ -239,34 +258,6 @@ func (c config) podMTU(env subnetenv.Env) int {
 		return c.mtu
 	}
 	return env.MTU
-}
-
-// parseArgs reads the environment.
-func parseArgs(command string, getenv func(string) string) (request, error) {
-	r := request{
-		containerID: getenv("CNI_CONTAINERID"), ifName: getenv("CNI_IFNAME"), netns: getenv("CNI_NETNS"),
-		args: getenv("CNI_ARGS"), path: getenv("CNI_PATH"),
-	}
-	for name, value := range map[string]string{"CNI_CONTAINERID": r.containerID, "CNI_IFNAME": r.ifName} {
-		if value == "" {
-			return r, absent(name)
-		}
-	}
-	if r.netns == "" && command == "ADD" {
-		return r, absent("CNI_NETNS")
-	}
-	if err := utils.ValidateContainerID(r.containerID); err != nil {
-		return r, types.NewError(err.Code, "CNI_CONTAINERID: "+err.Msg, err.Details)
-	}
-	if err := utils.ValidateInterfaceName(r.ifName); err != nil {
-		return r, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: "+err.Msg, err.Details)
-	}
-	return r, nil
-}
-
-func absent(name string) error {
-	return types.NewError(types.ErrInvalidEnvironmentVariables, name+" is missing",
-		"the plugin is for a container runtime to start")
 }
 
 func invalid(msg, next string) error {

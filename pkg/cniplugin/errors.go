@@ -24,6 +24,7 @@ const (
 	codeTaken
 	codeSubnetFile
 	codeDelegate
+	codeDiffers
 )
 
 func readEnv(path string) (subnetenv.Env, error) {
@@ -39,18 +40,31 @@ func readEnv(path string) (subnetenv.Env, error) {
 }
 
 func explainStore(err error) error {
+	if err == nil || errors.As(err, new(*types.Error)) {
+		return err
+	}
 	var exhausted *hostlocal.ExhaustedError
-	var held *hostlocal.HeldError
+	var taken *hostlocal.TakenError
+	var outside *hostlocal.OutsideError
 	switch {
 	case errors.As(err, &exhausted):
 		return types.NewError(codeExhausted, err.Error(),
 			"run fewer pods on this node or give nodes larger subnets (SubnetLen); "+
 				"a file whose container is gone may be removed")
-	case errors.As(err, &held):
-		return types.NewError(codeTaken, err.Error(), "CNI wants a DEL before the second ADD")
+	case errors.As(err, &taken):
+		return types.NewError(codeTaken, err.Error(), "ask for another address, or delete that pod first")
+	case errors.As(err, &outside):
+		return invalid(err.Error(), "ask for an address of the node's own subnet, or for none")
 	}
 	return types.NewError(codeStore, err.Error(),
 		"is the file system of the address store full, read-only or not ours?")
+}
+
+func explainRecord(err error) error {
+	if errors.As(err, new(*types.Error)) {
+		return err
+	}
+	return types.NewError(codeStore, err.Error(), "is the file system of stateDir full, read-only or not ours?")
 }
 
 func explainSaved(err error) error {
@@ -113,4 +127,14 @@ func refused(tried string, err error) error {
 		next = "the kernel lacks a module: veth, and bridge for bridge mode"
 	}
 	return types.NewError(codeKernel, tried+": "+err.Error(), next)
+}
+
+// unavailable turns what an ADD would fail with now into STATUS's answer. 51
+// (nothing works for pods that are there) is for weftd's readiness to tell.
+func unavailable(err error) error {
+	var e *types.Error
+	if !errors.As(err, &e) {
+		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
+	}
+	return types.NewError(types.ErrPluginNotAvailable, e.Msg, e.Details)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	defaultStateDir = "/var/lib/cni/flannel"
+	defaultSavedDir = "/var/lib/cni/flannel"
 
 	ipamHostLocal = "host-local"
 )

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 )
@@ -19,6 +18,7 @@ type wireDelegate struct {
 	IsDefaultGateway bool   `json:"isDefaultGateway"`
 	HairpinMode      bool   `json:"hairpinMode"`
 	ForceAddress     bool   `json:"forceAddress"`
+	PromiscMode      bool   `json:"promiscMode"`
 	IPMasq           bool   `json:"ipMasq"`
 	IPAM             struct {
 		Type    string      `json:"type"`
@@ -31,8 +31,8 @@ type wireDelegate struct {
 // inProcess reads a rendered configuration as one of ours, if the delegate is a
 // plugin whose work we do ourselves and there is nothing in it that we don't
 // do; else foreign names what there is. base has what no delegate knows.
-func (d document) inProcess(base config, args string) (c config, foreign string) {
-	if foreign = d.foreign(args); foreign != "" {
+func (d document) inProcess(base config) (c config, foreign string) {
+	if foreign = d.foreign(); foreign != "" {
 		return config{}, foreign
 	}
 	raw, err := json.Marshal(d)
@@ -55,7 +55,7 @@ func (d document) inProcess(base config, args string) (c config, foreign string)
 	c.network, c.mode, c.bridge, c.mtu = w.Name, w.Type, or(w.Bridge, defaultBridge), w.MTU
 	c.dataDir, c.routes, c.dns = or(w.IPAM.DataDir, defaultDataDir), routes, w.DNS
 	c.hairpin, c.defaultGateway, c.forceAddress = w.HairpinMode, w.IsDefaultGateway, w.ForceAddress
-	c.needMasq = w.IPMasq
+	c.needMasq, c.promisc = w.IPMasq, w.PromiscMode
 	if err := c.check(); err != nil {
 		return config{}, err.Error()
 	}
@@ -79,7 +79,7 @@ func (d document) local(base config) (config, bool) {
 
 // foreign names the first thing that we don't do as the delegate would. It is
 // a list of what we know, so that an option of a later version is never lost.
-func (d document) foreign(args string) string {
+func (d document) foreign() string {
 	if kind, _ := d.text("type", ""); kind != modeBridge && kind != modePTP {
 		return "type " + kind
 	}
@@ -88,7 +88,7 @@ func (d document) foreign(args string) string {
 		return "ipam.type " + kind
 	}
 	if key := d.besides("name", "cniVersion", "type", "bridge", "mtu", "isGateway", "isDefaultGateway", "hairpinMode",
-		"forceAddress", "ipMasq", "ipam", "dns", "runtimeConfig"); key != "" {
+		"forceAddress", "promiscMode", "ipMasq", "ipam", "dns", "runtimeConfig"); key != "" {
 		return key
 	}
 	if key := ipam.besides("type", "dataDir", "routes", "ranges"); key != "" {
@@ -103,21 +103,9 @@ func (d document) foreign(args string) string {
 			return "ipam.routes: " + key
 		}
 	}
-	return d.object("runtimeConfig").asks(args)
-}
-
-// asks names what the runtime wants of the pod's interface: of capabilities and
-// arguments, these are what the bridge plugin and host-local take.
-func (d document) asks(args string) string {
-	for _, key := range []string{"ips", "ipRanges", "mac"} {
-		if raw, there := d[key]; there && !off(raw) {
-			return "runtimeConfig." + key
-		}
-	}
-	for pair := range strings.SplitSeq(args, ";") {
-		if key, _, _ := strings.Cut(pair, "="); key == "IP" || key == "MAC" {
-			return "CNI_ARGS " + key
-		}
+	// What host-local takes of a runtime, and we don't.
+	if raw, there := d.object("runtimeConfig")["ipRanges"]; there && !off(raw) {
+		return "runtimeConfig.ipRanges"
 	}
 	return ""
 }

@@ -1,7 +1,6 @@
 package cniplugin
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +13,9 @@ import (
 
 	"github.com/weftnet/weft/pkg/mac"
 )
+
+// loopbackIndex is that of every namespace's loopback (LOOPBACK_IFINDEX).
+const loopbackIndex = 1
 
 // hostLink is a link of the host that was found or made; none is zero.
 type hostLink struct {
@@ -53,6 +55,11 @@ func (k *kernel) ensureBridge(want *bridge) (hostLink, error) {
 	if err := setSysctls(want.sysctls); err != nil {
 		return hostLink{}, err
 	}
+	if want.promisc && attrs.Promisc == 0 {
+		if err := k.host.SetPromiscOn(link); err != nil {
+			return hostLink{}, refused("set bridge "+want.name+" to promiscuous mode", err)
+		}
+	}
 	if attrs.Flags&net.FlagUp == 0 {
 		if err := k.host.LinkSetUp(link); err != nil {
 			return hostLink{}, refused("set bridge "+want.name+" up", err)
@@ -64,13 +71,9 @@ func (k *kernel) ensureBridge(want *bridge) (hostLink, error) {
 // createBridge: the MAC is set, because a bridge without one takes the lowest
 // of its ports', and changes with them under the pods' neighbour caches.
 func (k *kernel) createBridge(want *bridge) error {
-	var random [6]byte
-	if _, err := rand.Read(random[:]); err != nil {
-		return fmt.Errorf("make a MAC: %w", err)
-	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = want.name, want.mtu
-	attrs.HardwareAddr = mac.Local(random).Hardware()
+	attrs.HardwareAddr = want.mac.Hardware()
 	err := k.host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return refused("create bridge "+want.name, err)
@@ -102,7 +105,7 @@ func (k *kernel) addGateways(link netlink.Link, want *bridge) error {
 
 // createPair makes both ends at once, the pod's in its namespace under its
 // final name. After an error there is no pair.
-func (k *kernel) createPair(a attachment) error {
+func (k *kernel) createPair(a plan) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = a.hostIf, a.mtu, a.hostMAC.Hardware()
 	pair := netlink.NewVeth(attrs)
@@ -126,13 +129,17 @@ func (k *kernel) createPair(a attachment) error {
 
 // connect configures both ends. The host's end comes up first, so that the
 // pod's has a carrier when it comes up.
-func (k *kernel) connect(a attachment, bridge hostLink) error {
+func (k *kernel) connect(a plan, bridge hostLink) error {
 	hostIndex, err := k.connectHost(a, bridge)
 	if err != nil {
 		return err
 	}
 	if err := k.inPod(func() error { return setSysctls(a.podSysctls) }); err != nil {
 		return err
+	}
+	loopback := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: loopbackIndex}}
+	if err := k.pod.LinkSetUp(loopback); err != nil {
+		return refused("set lo up in the pod", err)
 	}
 	pod, err := k.pod.LinkByName(a.podIf)
 	if err == nil {
@@ -162,10 +169,18 @@ func (k *kernel) connect(a attachment, bridge hostLink) error {
 	if err := k.addPodRoutes(a, pod.Attrs().Index); err != nil {
 		return err
 	}
+	if a.bridge != nil {
+		// "Changing" the MAC is what the kernel announces (inetdev_event and
+		// ndisc_netdev_event, NETDEV_CHANGEADDR); a packet socket of ours would
+		// wait for RCU when it is closed.
+		if err := k.pod.LinkSetHardwareAddr(pod, a.podMAC.Hardware()); err != nil {
+			return refused("announce "+a.podIf+" in the pod", err)
+		}
+	}
 	return k.proxy(a.proxies)
 }
 
-func (k *kernel) addPodRoutes(a attachment, index int) error {
+func (k *kernel) addPodRoutes(a plan, index int) error {
 	for _, r := range a.podRoutes {
 		dst := ipNet(r.dst)
 		kr := netlink.Route{LinkIndex: index, Dst: &dst, Gw: r.via.AsSlice()}
@@ -185,7 +200,7 @@ func (k *kernel) addPodRoutes(a attachment, index int) error {
 }
 
 // connectHost gives the index of the host's end.
-func (k *kernel) connectHost(a attachment, bridge hostLink) (int, error) {
+func (k *kernel) connectHost(a plan, bridge hostLink) (int, error) {
 	link, err := k.host.LinkByName(a.hostIf)
 	if err != nil {
 		return 0, refused("find "+a.hostIf, err)
@@ -203,7 +218,7 @@ func (k *kernel) connectHost(a attachment, bridge hostLink) (int, error) {
 }
 
 // enslave makes the host's end a port of the bridge, if there is one.
-func (k *kernel) enslave(link netlink.Link, a attachment, bridge hostLink) error {
+func (k *kernel) enslave(link netlink.Link, a plan, bridge hostLink) error {
 	if a.bridge != nil {
 		if err := k.host.LinkSetMasterByIndex(link, bridge.index); err != nil {
 			return refused(fmt.Sprintf("make %s a port of bridge %s", a.hostIf, a.bridge.name), err)
@@ -218,7 +233,7 @@ func (k *kernel) enslave(link netlink.Link, a attachment, bridge hostLink) error
 }
 
 // addHostRoutes is the host's half of point to point.
-func (k *kernel) addHostRoutes(link netlink.Link, a attachment) error {
+func (k *kernel) addHostRoutes(link netlink.Link, a plan) error {
 	for _, p := range a.hostAddrs {
 		if err := addAddr(k.host, link, p); err != nil {
 			return refused(fmt.Sprintf("add gateway %s to %s", p, a.hostIf), err)
@@ -238,56 +253,6 @@ func (k *kernel) addHostRoutes(link netlink.Link, a attachment) error {
 		}
 	}
 	return nil
-}
-
-// detach removes the pair of an attachment: by the host's end, which we named;
-// else, for pods that another plugin attached before us, by the pod's.
-func (k *kernel) detach(hostIf string, req request) error {
-	removed, err := removeVeth(k.host, hostIf)
-	if removed || err != nil || req.netns == "" {
-		return err
-	}
-	pod, err := k.enterPod(req.netns)
-	if err != nil || !pod {
-		return err
-	}
-	_, err = removeVeth(k.pod, req.ifName)
-	return err
-}
-
-// undo removes what an attachment made. The bridge stays, as it is the node's.
-func (k *kernel) undo(a attachment, paired bool) error {
-	if !paired {
-		return nil
-	}
-	if _, err := removeVeth(k.host, a.hostIf); err != nil {
-		return err
-	}
-	for _, p := range a.proxies {
-		if err := k.unproxy(p.bridge, []netip.Addr{p.addr}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// removeVeth removes a veth pair by one end. What is no veth was not made by a
-// CNI plugin of ours or its like, and stays.
-func removeVeth(h *netlink.Handle, name string) (removed bool, err error) {
-	link, err := h.LinkByName(name)
-	if err == nil {
-		if link.Type() != "veth" {
-			return false, nil
-		}
-		err = h.LinkDel(link)
-	}
-	switch {
-	case err == nil:
-		return true, nil
-	case errors.As(err, new(netlink.LinkNotFoundError)), errors.Is(err, unix.ENODEV):
-		return false, nil
-	}
-	return false, refused("remove "+name, err)
 }
 
 func addAddr(h *netlink.Handle, link netlink.Link, p netip.Prefix) error {

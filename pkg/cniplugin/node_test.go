@@ -17,6 +17,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 	"github.com/vishvananda/netlink"
 
+	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/cniplugin"
 	"github.com/weftnet/weft/pkg/netnstest"
 	"github.com/weftnet/weft/pkg/subnetenv"
@@ -46,12 +47,14 @@ type node struct {
 	// noisy: stderr is kept as said, which else has to be empty.
 	noisy bool
 	said  string
+
+	results map[string]*types100.Result // of ADD, by container
 }
 
 // newNode is a node with these subnets and a subnet.env that says so.
 func newNode(t testing.TB, subnets ...string) *node {
 	t.Helper()
-	n := &node{t: t, host: netnstest.New(t), dir: t.TempDir()}
+	n := &node{t: t, host: netnstest.New(t), dir: t.TempDir(), results: map[string]*types100.Result{}}
 	env := subnetenv.Env{MTU: 1450, IPMasq: true}
 	for _, s := range subnets {
 		p := netip.MustParsePrefix(s)
@@ -63,11 +66,13 @@ func newNode(t testing.TB, subnets ...string) *node {
 	}
 	n.conf = map[string]any{
 		"cniVersion": "1.0.0", "name": "cbr0", "type": "weft", "subnetFile": n.subnetFile(),
-		"dataDir": filepath.Join(n.dir, "flannel"),
-		"ipam":    map[string]any{"dataDir": filepath.Join(n.dir, "networks")},
+		"dataDir": filepath.Join(n.dir, "flannel"), "stateDir": filepath.Join(n.dir, "weft"),
+		"ipam": map[string]any{"dataDir": filepath.Join(n.dir, "networks")},
 	}
 	return n
 }
+
+func (n *node) records() attachment.Dir { return attachment.Dir(filepath.Join(n.dir, "weft")) }
 
 func (n *node) subnetFile() string { return filepath.Join(n.dir, "subnet.env") }
 
@@ -131,6 +136,7 @@ func (n *node) add(p pod) *types100.Result {
 	if err != nil {
 		n.t.Fatalf("ADD %s: %v\n%s", p.id, err, out)
 	}
+	n.results[p.id] = newest
 	return newest
 }
 
@@ -200,8 +206,9 @@ func veths(t testing.TB, ns *netnstest.NS) (out []string) {
 // empty wants neither addresses nor links of pods.
 func (n *node) empty() {
 	n.t.Helper()
-	if a, v := n.addresses(), veths(n.t, n.host); len(a)+len(v) > 0 {
-		n.t.Errorf("left behind: addresses %v, links %v", a, v)
+	records, err := n.records().Load()
+	if a, v := n.addresses(), veths(n.t, n.host); len(a)+len(v)+len(records) > 0 || err != nil {
+		n.t.Errorf("left behind: addresses %v, links %v, records %v, %v", a, v, records, err)
 	}
 }
 

@@ -7,12 +7,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/mac"
 	"github.com/weftnet/weft/pkg/subnetenv"
 )
 
-// attachment is all that the kernel is to hold for one pod.
-type attachment struct {
+// plan is all that the kernel is to hold for one pod.
+type plan struct {
 	hostIf, podIf   string
 	hostMAC, podMAC mac.Addr
 	mtu             int
@@ -34,9 +35,11 @@ type attachment struct {
 // bridge is the link that the node's pods share.
 type bridge struct {
 	name    string
+	mac     mac.Addr // if it has to be made
 	mtu     int
 	addrs   []netip.Prefix
 	alone   bool // no other address
+	promisc bool
 	sysctls []sysctl
 }
 
@@ -54,16 +57,17 @@ type sysctl struct {
 	optional    bool // a kernel without IPv6 doesn't have it, and needs it not
 }
 
-// plan decides what the kernel shall hold. Pure: addrs are the pod's, one per
+// newPlan decides what the kernel shall hold. Pure: addrs are the pod's, one per
 // subnet of env.
-func plan(c config, req request, env subnetenv.Env, addrs []netip.Addr) attachment {
-	a := attachment{
-		hostIf: hostName(c.network, req), podIf: req.ifName,
+func newPlan(c config, req request, env subnetenv.Env, w wish, addrs []netip.Addr) plan {
+	a := plan{
+		hostIf: hostName(c.network, req), podIf: req.ifName, podMAC: w.mac, mtu: c.podMTU(env),
+	}
+	if a.podMAC.IsZero() {
 		// A MAC that follows from the address keeps neighbours' caches right
 		// when the address gets a new pod. One that is set by hand is also
 		// left alone by udev, which would change it while traffic runs.
-		podMAC: hashMAC("pod", addrs[0].String()),
-		mtu:    c.podMTU(env),
+		a.podMAC = hashMAC("pod", addrs[0].String())
 	}
 	a.hostMAC = hashMAC("host", a.hostIf)
 	for _, s := range env.Subnets {
@@ -72,35 +76,76 @@ func plan(c config, req request, env subnetenv.Env, addrs []netip.Addr) attachme
 	v6 := slices.ContainsFunc(addrs, netip.Addr.Is6)
 	a.podSysctls = linkSysctls(a.podIf, v6)
 	if c.mode == modePTP {
-		a.pointToPoint(c.bridge, addrs, v6)
+		a.pointToPoint(c, addrs, v6)
 	} else {
-		a.bridged(c, env, addrs, v6)
+		a.bridged(c, env, addrs)
 	}
 	a.podRoutes = podRoutes(c, env, a)
 	return a
 }
 
-func (a *attachment) bridged(c config, env subnetenv.Env, addrs []netip.Addr, v6 bool) {
-	a.hairpin = c.hairpin
-	a.bridge = &bridge{name: c.bridge, mtu: a.mtu, alone: c.forceAddress, sysctls: linkSysctls(c.bridge, v6)}
+func (a *plan) bridged(c config, env subnetenv.Env, addrs []netip.Addr) {
+	a.hairpin, a.bridge = c.hairpin, newBridge(c, env)
 	for i, s := range env.Subnets {
 		a.podAddrs = append(a.podAddrs, netip.PrefixFrom(addrs[i], s.Bits()))
-		a.bridge.addrs = append(a.bridge.addrs, netip.PrefixFrom(a.gateways[i], s.Bits()))
+		a.podSysctls = append(a.podSysctls, notify(a.podIf, addrs[i]))
 	}
+}
+
+// newBridge is what the node's bridge shall be; nil in point to point. Pure.
+func newBridge(c config, env subnetenv.Env) *bridge {
+	if c.mode != modeBridge {
+		return nil
+	}
+	var gateways []netip.Addr
+	for _, s := range env.Subnets {
+		gateways = append(gateways, subnetenv.FirstHost(s))
+	}
+	br := &bridge{
+		// It follows from the subnet's gateway, so that pods find the bridge
+		// that is made in place of one that was deleted.
+		name: c.bridge, mac: hashMAC("bridge", gateways[0].String()),
+		mtu: c.podMTU(env), alone: c.forceAddress, promisc: c.promisc,
+		sysctls: linkSysctls(c.bridge, slices.ContainsFunc(gateways, netip.Addr.Is6)),
+	}
+	for i, s := range env.Subnets {
+		br.addrs = append(br.addrs, netip.PrefixFrom(gateways[i], s.Bits()))
+	}
+	br.sysctls = append(br.sysctls, portSysctls(c.ports, c.bridge, gateways)...)
+	return br
+}
+
+// notify has the kernel tell the neighbours of an address (gratuitous ARP,
+// unsolicited neighbour advertisement) when the link is announced: who remembers
+// another pod under it is put right at once.
+func notify(link string, addr netip.Addr) sysctl {
+	if addr.Is4() {
+		return sysctl{"ipv4/conf/" + link + "/arp_notify", "1", false}
+	}
+	return sysctl{"ipv6/conf/" + link + "/ndisc_notify", "1", false}
+}
+
+// portSysctls lets the host reach a port of its own at 127.0.0.1, which leaves
+// by the pod's link. IPv6 knows no such thing.
+func portSysctls(ports []attachment.Port, link string, addrs []netip.Addr) []sysctl {
+	if len(ports) == 0 || !slices.ContainsFunc(addrs, netip.Addr.Is4) {
+		return nil
+	}
+	return []sysctl{{"ipv4/conf/" + link + "/route_localnet", "1", false}}
 }
 
 // pointToPoint gives the pod a host address of its own and no neighbours: all
 // goes to the gateway, which is the host's end of the pair.
 // Pods that were attached to a bridge before are not left behind: they ask on
 // the bridge, where the host answers.
-func (a *attachment) pointToPoint(bridge string, addrs []netip.Addr, v6 bool) {
+func (a *plan) pointToPoint(c config, addrs []netip.Addr, v6 bool) {
 	a.onlink = true
-	a.hostSysctls = linkSysctls(a.hostIf, v6)
+	a.hostSysctls = append(linkSysctls(a.hostIf, v6), portSysctls(c.ports, a.hostIf, addrs)...)
 	for i, addr := range addrs {
 		a.podAddrs = append(a.podAddrs, host(addr))
 		a.hostRoutes = append(a.hostRoutes, host(addr))
 		a.hostAddrs = append(a.hostAddrs, host(a.gateways[i]))
-		a.proxies = append(a.proxies, proxy{bridge, a.gateways[i], addr, proxySysctls(bridge, addr)})
+		a.proxies = append(a.proxies, proxy{c.bridge, a.gateways[i], addr, proxySysctls(c.bridge, addr)})
 	}
 }
 
@@ -121,7 +166,7 @@ func proxySysctls(bridge string, addr netip.Addr) []sysctl {
 // adds, and the world. A prefix stands once (the user's word before ours);
 // what is on the link is there already; families that the pod doesn't have are
 // passed over, so that one configuration serves nodes of one and two families.
-func podRoutes(c config, env subnetenv.Env, a attachment) []route {
+func podRoutes(c config, env subnetenv.Env, a plan) []route {
 	wanted := slices.Clone(c.routes)
 	for _, n := range env.Networks {
 		wanted = append(wanted, route{dst: n})

@@ -29,7 +29,10 @@ func TestGolden(t *testing.T) {
 			"ipam":{"routes":[{"dst":"192.0.2.0/24"},{"dst":"198.51.100.9/24","gw":"10.42.1.9"},{"dst":"10.42.0.0/16"},
 			{"dst":"10.42.1.0/24"},{"dst":"2001:db8::/32"}]},"dns":{"nameservers":["10.96.0.10"],"search":["svc"]}`, v4},
 		"ptp-dual": {`"cniVersion":"1.0.0","mode":"ptp"`, v4 + "," + v6},
-		"flannel":  {`"cniVersion":"0.3.1","type":"flannel","delegate":{"hairpinMode":true,"isDefaultGateway":true}`, v4},
+		"ptp-asked": {`"cniVersion":"1.1.0","mode":"ptp","dns":{"search":["svc"]},"runtimeConfig":{"mac":"02:00:00:00:00:09",
+			"ips":["10.42.1.5/24"],"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}`, v4},
+		"bridge-promisc": {`"cniVersion":"1.1.0","promiscMode":true`, v4},
+		"flannel":        {`"cniVersion":"0.3.1","type":"flannel","delegate":{"hairpinMode":true,"isDefaultGateway":true}`, v4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conf, err := parseConfig([]byte(`{"name":"cbr0",` + c.conf + `}`))
@@ -50,15 +53,19 @@ func TestGolden(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				own, foreign := rendered.inProcess(conf, "")
+				own, foreign := rendered.inProcess(conf)
 				if foreign != "" {
 					t.Fatalf("not done in process: %s", foreign)
 				}
 				conf = own
 			}
-			a := plan(conf, req, env, addrs)
+			w, err := wishOf(conf.runtime, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := newPlan(conf, req, env, w, addrs)
 			link := hostLink{7, mac.Addr{2, 0, 0, 0, 0, 7}}
-			out, err := encode(result(a, link, req, conf.dns), conf.version)
+			out, err := encode(result(nil, a, link, req, conf.dns), conf.version)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -81,10 +88,10 @@ func TestGolden(t *testing.T) {
 }
 
 // describe says an attachment as an operator would type it.
-func describe(a attachment) string {
+func describe(a plan) string {
 	var b strings.Builder
 	if br := a.bridge; br != nil {
-		fmt.Fprintf(&b, "host: bridge %s mtu %d up\n", br.name, br.mtu)
+		fmt.Fprintf(&b, "host: bridge %s %s if new, mtu %d promisc %t up\n", br.name, br.mac, br.mtu, br.promisc)
 		for _, s := range br.sysctls {
 			fmt.Fprintf(&b, "host: sysctl %s=%s\n", s.path, s.value)
 		}
@@ -162,7 +169,7 @@ func FuzzParseConfig(f *testing.F) {
 			if err != nil {
 				return
 			}
-			own, foreign := rendered.inProcess(c, "")
+			own, foreign := rendered.inProcess(c)
 			if foreign != "" {
 				return
 			}
@@ -171,7 +178,7 @@ func FuzzParseConfig(f *testing.F) {
 			}
 			c = own
 		}
-		for _, r := range plan(c, request{containerID: "a", ifName: "eth0", netns: "/x"}, env, addrs).podRoutes {
+		for _, r := range newPlan(c, request{containerID: "a", ifName: "eth0", netns: "/x"}, env, wish{}, addrs).podRoutes {
 			if !r.via.IsValid() || r.via.BitLen() != r.dst.Addr().BitLen() {
 				t.Errorf("route %s via %s", r.dst, r.via)
 			}

@@ -16,22 +16,18 @@
 //	subnet.env ──────▶                   └ foreign ───▶ saved, delegate ─▶ stdout
 //
 // It refuses to run other programs but such a delegate, to talk to the daemon,
-// and to masquerade (weftd does). CHECK, GC and STATUS are not spoken yet.
+// and to masquerade (weftd does).
 package cniplugin
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
-
-	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
-	"github.com/weftnet/weft/pkg/subnetenv"
 )
 
 // Call is one execution of the plugin: what a process is given.
@@ -44,10 +40,10 @@ type Call struct {
 
 // specVersion is what results are made in before they are converted, and what
 // we answer in when the version asked for can't be told.
-const specVersion = "1.0.0"
+const specVersion = "1.1.0"
 
-// supported is the versions of CNI that we answer in.
-func supported() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0"} }
+// supported is the versions of CNI that we answer in, the oldest first.
+func supported() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
 
 // Main serves one call and gives the exit status. The namespace of the calling
 // thread is the host; the thread may change namespace on the way, and comes
@@ -77,180 +73,49 @@ func Main(c Call) int {
 }
 
 func (c Call) serve(command, version string, stdin []byte) ([]byte, error) {
-	switch command {
-	case "VERSION":
+	if command == "VERSION" {
 		return json.Marshal(struct {
 			CNIVersion        string   `json:"cniVersion"`
 			SupportedVersions []string `json:"supportedVersions"`
 		}{version, supported()})
-	case "ADD", "DEL":
-	default:
+	}
+	if !slices.Contains([]string{"ADD", "DEL", "CHECK", "GC", "STATUS"}, command) {
 		return nil, types.NewError(types.ErrInvalidEnvironmentVariables,
-			fmt.Sprintf("CNI_COMMAND %q is not supported", command), "this version of weft speaks ADD, DEL and VERSION")
+			fmt.Sprintf("CNI_COMMAND %q is not supported", command),
+			"this version of weft speaks ADD, DEL, CHECK, GC, STATUS and VERSION")
 	}
 	conf, err := parseConfig(stdin)
 	if err != nil {
 		return nil, err
 	}
-	req, err := parseArgs(command, c.Getenv)
-	if err != nil {
+	if err := speaks(conf.version, command); err != nil {
 		return nil, err
 	}
-	if command == "DEL" {
-		return nil, c.del(conf, req)
-	}
-	return c.add(conf, req)
-}
-
-// add attaches a pod, or has the delegate do so.
-func (c Call) add(conf config, req request) ([]byte, error) {
-	env, err := readEnv(conf.subnetFile)
-	if err != nil {
-		return nil, err
-	}
-	if conf.delegation == nil {
-		return attach(conf, req, env, nil)
-	}
-	rendered, err := conf.delegation.render(env)
-	if err != nil {
-		return nil, err
-	}
-	own, foreign := rendered.inProcess(conf, req.args)
-	if foreign == "" && own.needMasq && !env.IPMasq {
-		foreign = "ipMasq, as weftd runs without --ip-masq"
-	}
-	if foreign == "" {
-		// What DEL need not undo: weftd masquerades.
-		rendered["ipMasq"] = json.RawMessage("false")
-		return attach(own, req, env, rendered)
-	}
-	// The delegate may fail half way, so that DEL has to find this.
-	if err := savedOf(conf.stateDir, req).put(rendered, true); err != nil {
-		return nil, err
-	}
-	out, err := execute("ADD", req, rendered, c.Stderr)
-	return out, explainAbsent(err, foreign)
-}
-
-// attach attaches a pod. What it did is undone when any step goes wrong, the
-// address last: it is not free while an interface may have it. toSave is nil
-// where DEL needs nothing.
-func attach(conf config, req request, env subnetenv.Env, toSave document) (out []byte, err error) {
-	if err := conf.fits(env); err != nil {
-		return nil, err
-	}
-	k, err := openPod(req.netns)
-	if err != nil {
-		return nil, err
-	}
-	defer k.close()
-	store, holder := hostlocal.At(conf.dataDir, conf.network), req.holder()
-	addrs, err := store.Reserve(holder, env.Subnets)
-	if err != nil {
-		return nil, explainStore(err)
-	}
-	a, file := plan(conf, req, env, addrs), savedOf(conf.stateDir, req)
-	paired := false
-	defer func() {
-		if err == nil {
-			return
-		}
-		errUndo := k.undo(a, paired)
-		if errUndo == nil {
-			_, errUndo = store.Release(holder)
-		}
-		if errUndo == nil && toSave != nil {
-			errUndo = file.remove()
-		}
-		err = alsoUndo(err, errUndo)
-	}()
-	if toSave != nil {
-		if err := file.put(toSave, false); err != nil {
+	req := request{path: c.Getenv("CNI_PATH")}
+	if command != "GC" && command != "STATUS" {
+		if req, err = parseArgs(command, c.Getenv); err != nil {
 			return nil, err
 		}
 	}
-	bridge, err := k.ensureBridge(a.bridge)
-	if err != nil {
-		return nil, err
+	switch command {
+	case "ADD":
+		return c.add(conf, req)
+	case "DEL":
+		return nil, c.del(conf, req)
+	case "CHECK":
+		return nil, c.check(conf, req)
+	case "GC":
+		return nil, c.collect(conf, req)
 	}
-	if err := k.createPair(a); err != nil {
-		return nil, err
-	}
-	paired = true
-	if err := k.connect(a, bridge); err != nil {
-		return nil, err
-	}
-	return encode(result(a, bridge, req, conf.dns), conf.version)
+	return nil, c.status(conf)
 }
 
-// del detaches a pod in the way in which it was attached, by us or by flannel's
-// plugin, which was saved for all delegates. Without that it was we.
-func (c Call) del(conf config, req request) error {
-	file := savedOf(conf.stateDir, req)
-	rendered, err := file.get(conf.network)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return detach(conf, req)
-	case errors.As(err, new(*damagedError)):
-		_, _ = fmt.Fprintf(c.Stderr, "weft: %v; what a delegate did for it can't be undone\n", err)
-		err = detach(conf, req)
-	case err != nil:
-		return explainSaved(fmt.Errorf("read what was saved for %s: %w", req.holder(), err))
-	default:
-		err = c.delSaved(conf, req, rendered)
+// speaks tells whether a command is of that version of the specification.
+func speaks(version, command string) error {
+	since := map[string]string{"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}[command]
+	if since == "" || slices.Index(supported(), version) >= slices.Index(supported(), since) {
+		return nil
 	}
-	if err != nil {
-		return err
-	}
-	return file.remove()
-}
-
-func (c Call) delSaved(conf config, req request, rendered document) error {
-	own, local := rendered.local(conf)
-	foreign := rendered.foreign("")
-	if raw, there := rendered["ipMasq"]; foreign == "" && there && !off(raw) {
-		foreign = "ipMasq" // a chain of iptables per pod
-	}
-	if foreign == "" {
-		return detach(own, req)
-	}
-	_, err := execute("DEL", req, rendered, c.Stderr)
-	if local && errors.As(err, new(*absentError)) {
-		_, _ = fmt.Fprintf(c.Stderr, "weft: %v; what it did for %s may stay\n", err, foreign)
-		return detach(own, req)
-	}
-	return explainAbsent(err, "")
-}
-
-// detach detaches a pod, whatever of it is left. The address is freed last: as
-// long as an interface may have it, nobody else can.
-func detach(conf config, req request) error {
-	k, err := openHost()
-	if err != nil {
-		return err
-	}
-	defer k.close()
-	if err := k.detach(hostName(conf.network, req), req); err != nil {
-		return err
-	}
-	store := hostlocal.At(conf.dataDir, conf.network)
-	held, _ := store.Held(req.holder()) // Release meets the same error
-	if err := k.unproxy(conf.bridge, held); err != nil {
-		return err
-	}
-	if _, err := store.Release(req.holder()); err != nil {
-		return explainStore(err)
-	}
-	return nil
-}
-
-// request is what the environment says of one ADD or DEL.
-type request struct {
-	containerID, ifName string
-	netns               string // a path; DEL may have none
-	args, path          string // CNI_ARGS and CNI_PATH, for a delegate
-}
-
-func (r request) holder() hostlocal.Holder {
-	return hostlocal.Holder{ContainerID: r.containerID, IfName: r.ifName}
+	return types.NewError(types.ErrIncompatibleCNIVersion,
+		fmt.Sprintf("cniVersion %q knows no %s", version, command), "it came with "+since)
 }

@@ -318,8 +318,13 @@ func TestAddTwice(t *testing.T) {
 	}
 	reachAll(t, n.host, ns, r)
 
-	// The address store is lost, the pod lives: its link is not torn away.
+	// The address store is lost, the pod lives: its link is not torn away. Nor
+	// when all that we knew is lost.
 	if err := os.RemoveAll(filepath.Join(n.dir, "networks")); err != nil {
+		t.Fatal(err)
+	}
+	n.refused("ADD", p, 103, "has address 10.42.1.2 already")
+	if err := os.RemoveAll(string(n.records())); err != nil {
 		t.Fatal(err)
 	}
 	n.refused("ADD", p, 103, "has a link", "DEL it")

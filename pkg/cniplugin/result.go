@@ -14,7 +14,7 @@ import (
 
 // result is what the runtime, and plugins after us in the chain, are told:
 // links from the host to the pod, addresses, routes. Pure.
-func result(a attachment, bridge hostLink, req request, dns types.DNS) *types100.Result {
+func result(prev *types100.Result, a plan, bridge hostLink, req request, dns types.DNS) *types100.Result {
 	r := &types100.Result{CNIVersion: specVersion, DNS: dns}
 	if a.bridge != nil {
 		r.Interfaces = append(r.Interfaces, iface(a.bridge.name, bridge.mac, ""))
@@ -31,7 +31,7 @@ func result(a attachment, bridge hostLink, req request, dns types.DNS) *types100
 	for _, rt := range a.podRoutes {
 		r.Routes = append(r.Routes, &types.Route{Dst: ipNet(rt.dst), GW: rt.via.AsSlice()})
 	}
-	return r
+	return chained(prev, r)
 }
 
 func iface(name string, m mac.Addr, sandbox string) *types100.Interface {

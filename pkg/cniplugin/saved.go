@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
+
+	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
 )
 
 // saved is the file of one attachment in flannel's form: the configuration that
@@ -23,11 +26,11 @@ import (
 // hard link: a node that goes back to flannel's plugin then frees what we gave.
 type saved struct{ dir, ours, flannels string }
 
-func savedOf(stateDir string, req request) saved {
+func savedOf(dir string, req request) saved {
 	return saved{
-		dir:      stateDir,
-		ours:     filepath.Join(stateDir, req.containerID+":"+req.ifName),
-		flannels: filepath.Join(stateDir, req.containerID),
+		dir:      dir,
+		ours:     filepath.Join(dir, req.containerID+":"+req.ifName),
+		flannels: filepath.Join(dir, req.containerID),
 	}
 }
 
@@ -166,3 +169,23 @@ func (e *damagedError) Error() string {
 }
 
 func (e *damagedError) Unwrap() error { return e.err }
+
+// savedHolders lists the attachments to a network that have a file.
+func savedHolders(dir, network string) []hostlocal.Holder {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var out []hostlocal.Holder
+	for _, e := range entries {
+		container, ifName, ours := strings.Cut(e.Name(), ":")
+		if !ours {
+			continue // flannel's: it doesn't say the interface; DEL finds it
+		}
+		h := hostlocal.Holder{ContainerID: container, IfName: ifName}
+		if _, err := savedOf(dir, request{containerID: container, ifName: ifName}).get(network); err == nil {
+			out = append(out, h)
+		}
+	}
+	return out
+}

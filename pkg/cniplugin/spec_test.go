@@ -16,9 +16,9 @@ import (
 
 func TestVersion(t *testing.T) {
 	n := newNode(t, ipv4)
-	for stdin, version := range map[string]string{`{"cniVersion":"0.4.0"}`: "0.4.0", "": "1.0.0"} {
+	for stdin, version := range map[string]string{`{"cniVersion":"0.4.0"}`: "0.4.0", "": "1.1.0"} {
 		status, out := n.run(map[string]string{"CNI_COMMAND": "VERSION"}, []byte(stdin))
-		want := `{"cniVersion":"` + version + `","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0"]}`
+		want := `{"cniVersion":"` + version + `","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}`
 		if d := cmp.Diff(want, string(out)); status != 0 || d != "" {
 			t.Errorf("status %d: %s", status, d)
 		}
@@ -37,7 +37,7 @@ func TestStartedByHand(t *testing.T) {
 }
 
 func TestResultIsOfTheVersionAskedFor(t *testing.T) {
-	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0"} {
+	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		t.Run(version, func(t *testing.T) {
 			n := newNode(t, ipv4).with("cniVersion", version)
 			p, _ := newPod(t, 1)
@@ -52,7 +52,7 @@ func TestResultIsOfTheVersionAskedFor(t *testing.T) {
 				t.Fatalf("status %d: %s", status, out)
 			}
 			family := "4" // said before 1.0.0 only
-			if version == "1.0.0" {
+			if version >= "1.0.0" {
 				family = ""
 			}
 			if r.CNIVersion != version || r.IPs[0].Address != "10.42.1.2/24" || r.IPs[0].Version != family {
@@ -73,7 +73,7 @@ func TestBadConfiguration(t *testing.T) {
 		words []string
 	}{
 		"no version":      {[]any{"cniVersion", ""}, 1, []string{`cniVersion ""`, "1.0.0"}},
-		"a newer version": {[]any{"cniVersion", "1.1.0"}, 1, []string{`"1.1.0"`}},
+		"a newer version": {[]any{"cniVersion", "2.0.0"}, 1, []string{`"2.0.0"`}},
 		"no name":         {[]any{"name", ""}, 7, []string{"name"}},
 		"a path as name":  {[]any{"name", "../../etc"}, 7, []string{"../../etc"}},
 		"an unknown mode": {[]any{"mode", "macvlan"}, 2, []string{"macvlan", "bridge or ptp"}},
@@ -185,8 +185,7 @@ func TestBadEnvironment(t *testing.T) {
 		env   map[string]string
 		words []string
 	}{
-		"CHECK is not spoken yet": {map[string]string{"CNI_COMMAND": "CHECK"}, []string{"CHECK", "ADD, DEL and VERSION"}},
-		"GC is not spoken yet":    {map[string]string{"CNI_COMMAND": "GC"}, []string{"GC"}},
+		"no such command":         {map[string]string{"CNI_COMMAND": "MOVE"}, []string{"MOVE", "ADD, DEL, CHECK, GC, STATUS and VERSION"}},
 		"no container":            {map[string]string{"CNI_CONTAINERID": ""}, []string{"CNI_CONTAINERID is missing"}},
 		"no interface":            {map[string]string{"CNI_IFNAME": ""}, []string{"CNI_IFNAME is missing"}},
 		"no namespace":            {map[string]string{"CNI_NETNS": ""}, []string{"CNI_NETNS is missing"}},

@@ -22,7 +22,7 @@ func libraries() []library {
 				"github.com/google/nftables", "github.com/coreos/go-iptables", "golang.org/x/sys/unix",
 			},
 			Users: []string{
-				"pkg/dataplane/linux", "pkg/dataplane/linux/...", "pkg/cniplugin", "pkg/netnstest",
+				"pkg/dataplane/linux", "pkg/dataplane/linux/...", "pkg/cniplugin", "pkg/cniplugin/hostports", "pkg/netnstest",
 				"pkg/topology", // builds the demo's and the tests' networks
 				"pkg/demo",     // runs in them
 			},

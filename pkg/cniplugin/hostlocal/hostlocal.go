@@ -7,9 +7,11 @@
 //	10.42.1.7             one file per address in use: "<container>\r\n<interface>"
 //	last_reserved_ip.0    the address given last, per subnet
 //	lock                  held (flock) by who changes the directory
+//	.weft.rest            ours: the boot, and what was released of late (rest.go)
 //
 // It refuses to know about interfaces and runtimes: an address is free when its
-// file is gone, and only its holder's Release takes the file away.
+// file is gone. Its holder's Release takes the file away, or Reclaim for those
+// whose holder is said to be dead.
 package hostlocal
 
 import (
@@ -20,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 const (
@@ -34,170 +37,213 @@ const (
 	fileMode = 0o644
 )
 
+// Machine is what the store has to know of the machine that it runs on.
+type Machine struct {
+	Boot   string        // the id of this boot; no white space
+	Uptime time.Duration // since this boot, by a clock that never jumps
+}
+
 // Store is the directory of one network. The zero value is not usable.
-type Store struct{ dir string }
+type Store struct {
+	dir     string
+	machine Machine
+}
+
+// At is the store of a network. It touches no disk.
+func At(dataDir, network string, m Machine) Store {
+	return Store{filepath.Join(dataDir, network), m}
+}
 
 // Holder is who an address belongs to: CNI's name for one attachment.
 type Holder struct{ ContainerID, IfName string }
 
-func (h Holder) String() string { return h.ContainerID + "/" + h.IfName }
+func (h Holder) String() string { return strings.TrimSuffix(h.ContainerID+"/"+h.IfName, "/") }
 
 // content is what an address file of the holder says.
 func (h Holder) content() string { return h.ContainerID + lineBreak + h.IfName }
 
-// ExhaustedError says that a subnet has no free address.
-type ExhaustedError struct {
-	Subnet netip.Prefix
-	InUse  int
-	Dir    string
+// holderOf reads an address file's content. host-local of old names the
+// container only; an empty file has no holder.
+func holderOf(content []byte) Holder {
+	container, ifName, _ := strings.Cut(strings.TrimSpace(string(content)), lineBreak)
+	return Holder{container, strings.TrimSpace(ifName)}
 }
 
-func (e *ExhaustedError) Error() string {
-	return fmt.Sprintf("no free address in %s: %d in use, each a file in %s", e.Subnet, e.InUse, e.Dir)
-}
-
-// HeldError says that the holder has an address already, which CNI forbids to
-// ask for twice.
-type HeldError struct {
-	Holder Holder
+// Entry is one address in use.
+type Entry struct {
 	Addr   netip.Addr
+	Holder Holder
+	Since  time.Time // by the file system's clock
 }
 
-func (e *HeldError) Error() string {
-	return fmt.Sprintf("%s has address %s already", e.Holder, e.Addr)
+// Request asks for the addresses of one attachment.
+type Request struct {
+	Holder  Holder
+	Subnets []netip.Prefix // one address of each
+	// Wanted are addresses that it must be, at most one of each subnet.
+	Wanted []netip.Addr
+	// Commit is called with what was chosen before any of it is written down,
+	// under the lock: when it fails nothing has happened. May be nil.
+	Commit func([]netip.Addr) error
 }
-
-// At is the store of a network. It touches no disk.
-func At(dataDir, network string) Store { return Store{filepath.Join(dataDir, network)} }
 
 // Reserve gives the holder one address of each subnet, in their order, or none
 // at all. The first address of a subnet (the network's), the second (the
 // gateway's) and the last (IPv4's broadcast) are never given out. The order is
-// round robin, so that an address rests as long as possible after its release.
+// round robin; what was released less than half a minute ago is passed over
+// as long as anything else is free.
 //
-// Errors: *HeldError, *ExhaustedError, or what the file system said.
-func (s Store) Reserve(h Holder, subnets []netip.Prefix) ([]netip.Addr, error) {
-	if err := os.MkdirAll(s.dir, dirMode); err != nil {
-		return nil, fmt.Errorf("make the address store: %w", err)
-	}
-	// Read outside of the lock: nobody else asks for this holder at once.
-	held, err := s.Held(h)
-	if err != nil {
-		return nil, err
-	}
-	if len(held) > 0 {
-		return nil, &HeldError{h, held[0]}
-	}
+// Errors: *TakenError, *OutsideError, *ExhaustedError, or what the file system
+// or Commit said.
+func (s Store) Reserve(r Request) ([]netip.Addr, error) {
 	unlock, err := s.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(s.dir, dirMode); err != nil {
+			return nil, fmt.Errorf("make the address store: %w", err)
+		}
+		unlock, err = s.lock()
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	used, err := s.used()
+	chosen, err := s.choose(r)
 	if err != nil {
 		return nil, err
 	}
-	var got []netip.Addr
-	for i, subnet := range subnets {
-		addr, err := s.reserveOne(h, subnet, i, used)
+	if r.Commit != nil {
+		if err := r.Commit(chosen); err != nil {
+			return nil, err
+		}
+	}
+	for i, addr := range chosen {
+		if err := s.write(addr, r.Holder); err != nil {
+			return nil, errors.Join(fmt.Errorf("reserve %s: %w", addr, err), s.remove(chosen[:i]))
+		}
+		// Only a hint for the next choice; a pod does not fail for its sake.
+		_ = writeFile(s.path(fmt.Sprint(lastPrefix, i)), []byte(addr.String()), fileMode)
+	}
+	return chosen, nil
+}
+
+// choose decides, and writes nothing.
+func (s Store) choose(r Request) ([]netip.Addr, error) {
+	wanted := map[netip.Addr]bool{}
+	for _, w := range r.Wanted {
+		wanted[w] = true
+	}
+	resting := s.readRest().of(s.machine)
+	var chosen []netip.Addr
+	for i, subnet := range r.Subnets {
+		p, err := poolOf(subnet)
 		if err != nil {
-			return nil, errors.Join(err, s.remove(got))
+			return nil, err
 		}
-		got = append(got, addr)
+		addr, asked := p.among(r.Wanted)
+		if asked {
+			delete(wanted, addr)
+			if holder, taken := s.Holder(addr); taken {
+				return nil, &TakenError{addr, holder}
+			}
+		} else if addr, err = s.pick(p, fmt.Sprint(lastPrefix, i), resting); err != nil {
+			return nil, s.exhausted(subnet, p, err)
+		}
+		chosen = append(chosen, addr)
 	}
-	return got, nil
+	for w := range wanted {
+		return nil, &OutsideError{w, r.Subnets}
+	}
+	return chosen, nil
 }
 
-// Release frees all that the holder has and says what that was. Having nothing
-// is no error, nor is a directory that does not exist.
-func (s Store) Release(h Holder) ([]netip.Addr, error) {
-	held, errRead := s.Held(h)
-	if len(held) == 0 {
-		return nil, errRead
+// Release frees those of the addresses that the holder has, and says which
+// these were. Having nothing is no error, nor is a directory that does not exist.
+func (s Store) Release(h Holder, addrs []netip.Addr) ([]netip.Addr, error) {
+	if len(addrs) == 0 {
+		return nil, nil
 	}
 	unlock, err := s.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return nil, errors.Join(errRead, err)
+		return nil, err
 	}
 	defer unlock()
-	// These once more under the lock: a second DEL at the same time may have
-	// freed an address that has a new holder by now.
-	held, err = s.heldAmong(h, held)
-	return held, errors.Join(errRead, err, s.remove(held))
+	// Looked at under the lock: a second DEL at the same time may have freed an
+	// address that has a new holder by now.
+	held, err := s.heldAmong(h, addrs)
+	return held, errors.Join(err, s.free(held))
 }
 
-func (s Store) reserveOne(h Holder, subnet netip.Prefix, index int, used set) (netip.Addr, error) {
-	p, err := poolOf(subnet)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	last := fmt.Sprint(lastPrefix, index)
-	addr, ok := p.pick(used, s.readAddr(last))
-	if !ok {
-		addr, ok = s.leftover(p, used)
-	}
-	if !ok {
-		return netip.Addr{}, &ExhaustedError{subnet, used.in(p), s.dir}
-	}
-	if err := s.write(addr, h); err != nil {
-		return netip.Addr{}, fmt.Errorf("reserve %s: %w", addr, err)
-	}
-	// Only a hint for the next choice; a pod does not fail for its sake.
-	_ = os.WriteFile(s.path(last), []byte(addr.String()), fileMode)
-	return addr, nil
-}
-
-// write makes the address file appear whole. It is not synced to the disk:
-// what a power cut loses, the pods are lost with it.
-func (s Store) write(addr netip.Addr, h Holder) error {
-	tmp := s.path(newName)
-	err := os.WriteFile(tmp, []byte(h.content()), fileMode)
-	if err == nil {
-		err = os.Rename(tmp, s.path(addr.String()))
+// Reclaim frees the addresses whose entries are dead, and says which these
+// were. dead is called under the lock. What can't be read is not freed, but
+// told.
+func (s Store) Reclaim(dead func(Entry) bool) ([]Entry, error) {
+	unlock, err := s.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
 	if err != nil {
-		return errors.Join(err, removeFile(tmp))
+		return nil, err
 	}
-	return nil
-}
-
-// leftover finds an address whose file is empty. host-local creates the file
-// first and fills it then, both under the lock; an empty file seen by us who
-// hold the lock is thus of a process that died, and has no holder.
-func (s Store) leftover(p pool, used set) (netip.Addr, bool) {
-	for addr := range used {
-		if !p.has(addr) {
-			continue
-		}
-		if info, err := os.Lstat(s.path(addr.String())); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
-			return addr, true
+	defer unlock()
+	entries, errRead := s.entries()
+	var gone []Entry
+	var addrs []netip.Addr
+	for _, e := range entries {
+		if dead(e) {
+			gone, addrs = append(gone, e), append(addrs, e.Addr)
 		}
 	}
-	return netip.Addr{}, false
+	return gone, errors.Join(errRead, s.free(addrs))
 }
 
-// used lists the addresses that have a file.
-func (s Store) used() (set, error) {
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return nil, fmt.Errorf("list the addresses in use: %w", err)
+// free removes address files, which must be looked at by who has the lock.
+// They are marked as resting before: a crash in between harms nobody. A mark
+// that can't be written (the disk is full) keeps no address from being freed.
+func (s Store) free(addrs []netip.Addr) error {
+	if len(addrs) == 0 {
+		return nil
 	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("list the addresses in use: %w", err)
+	_ = s.writeRest(s.readRest().with(addrs, s.machine))
+	return s.remove(addrs)
+}
+
+// Entries lists the addresses in use. It takes no lock; what can't be read is
+// told beside the others.
+func (s Store) Entries() ([]Entry, error) { return s.entries() }
+
+func (s Store) entries() ([]Entry, error) {
+	used, err := s.used()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	used := set{}
-	for _, name := range names {
-		if addr, err := netip.ParseAddr(name); err == nil {
-			used[addr] = struct{}{}
+	if err != nil {
+		return nil, err
+	}
+	var out []Entry
+	var errs []error
+	for _, addr := range used.sorted() {
+		path := s.path(addr.String())
+		content, err := os.ReadFile(path)
+		var info fs.FileInfo
+		if err == nil {
+			info, err = os.Lstat(path)
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // freed since we listed
+		case err != nil:
+			errs = append(errs, fmt.Errorf("who holds %s: %w", addr, err))
+		default:
+			out = append(out, Entry{addr, holderOf(content), info.ModTime()})
 		}
 	}
-	return used, nil
+	return out, errors.Join(errs...)
 }
 
-// Held lists the holder's addresses. It takes no lock; after an error the list
-// is of what could be read.
+// Held lists the holder's addresses, by looking at all that are in use. It
+// takes no lock; after an error the list is of what could be read.
 func (s Store) Held(h Holder) ([]netip.Addr, error) {
 	used, err := s.used()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -234,36 +280,4 @@ func (s Store) heldAmong(h Holder, addrs []netip.Addr) ([]netip.Addr, error) {
 		whole = old
 	}
 	return whole, errors.Join(errs...)
-}
-
-func (s Store) remove(addrs []netip.Addr) error {
-	var errs []error
-	for _, addr := range addrs {
-		if err := removeFile(s.path(addr.String())); err != nil {
-			errs = append(errs, fmt.Errorf("release %s: %w", addr, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// readAddr reads a file that holds one address; damaged or absent is none.
-func (s Store) readAddr(name string) netip.Addr {
-	b, err := os.ReadFile(s.path(name))
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr, err := netip.ParseAddr(strings.TrimSpace(string(b)))
-	if err != nil {
-		return netip.Addr{}
-	}
-	return addr
-}
-
-func (s Store) path(name string) string { return filepath.Join(s.dir, name) }
-
-func removeFile(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -49,11 +50,25 @@ func holder(n int) hostlocal.Holder {
 
 func reserve(t *testing.T, s hostlocal.Store, h hostlocal.Holder, of ...string) []netip.Addr {
 	t.Helper()
-	got, err := s.Reserve(h, subnets(of...))
+	got, err := s.Reserve(hostlocal.Request{Holder: h, Subnets: subnets(of...)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return got
+}
+
+func at(dir string) hostlocal.Store { return later(dir, 0) }
+
+// later is the store so long after the boot.
+func later(dir string, uptime time.Duration) hostlocal.Store {
+	return hostlocal.At(dir, network, hostlocal.Machine{Boot: "boot-1", Uptime: time.Hour + uptime})
+}
+
+// release frees all that the holder has.
+func release(s hostlocal.Store, h hostlocal.Holder) ([]netip.Addr, error) {
+	held, err := s.Held(h)
+	freed, errFree := s.Release(h, held)
+	return freed, errors.Join(err, errFree)
 }
 
 func write(t *testing.T, path, content string) {
@@ -68,7 +83,7 @@ func write(t *testing.T, path, content string) {
 
 func TestOnDiskFormatIsHostLocals(t *testing.T) {
 	dir := t.TempDir()
-	s := hostlocal.At(dir, network)
+	s := at(dir)
 	equal(t, addrs("10.42.1.2", "fd00:5::2"), reserve(t, s, holder(1), "10.42.1.0/24", "fd00:5::/64"))
 	want := map[string]string{
 		"10.42.1.2":          "pod1\r\neth0",
@@ -95,12 +110,12 @@ func TestOnDiskFormatIsHostLocals(t *testing.T) {
 }
 
 func TestRoundRobin(t *testing.T) {
-	s := hostlocal.At(t.TempDir(), network)
+	s := at(t.TempDir())
 	const subnet = "10.42.1.0/29" // pods: .2 to .6
 	for n := range 3 {
 		reserve(t, s, holder(n), subnet)
 	}
-	if _, err := s.Release(holder(0)); err != nil {
+	if _, err := release(s, holder(0)); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, addrs("10.42.1.5"), reserve(t, s, holder(3), subnet))
@@ -118,25 +133,25 @@ func TestEdgesOfASubnet(t *testing.T) {
 	} {
 		t.Run(subnet, func(t *testing.T) {
 			dir := t.TempDir()
-			s := hostlocal.At(dir, network)
+			s := at(dir)
 			var have []netip.Addr
 			for n := range want {
 				have = append(have, reserve(t, s, holder(n), subnet)...)
 			}
 			equal(t, want, have)
 
-			_, err := s.Reserve(holder(99), subnets(subnet))
+			_, err := s.Reserve(hostlocal.Request{Holder: holder(99), Subnets: subnets(subnet)})
 			var exhausted *hostlocal.ExhaustedError
 			if !errors.As(err, &exhausted) {
 				t.Fatalf("want ExhaustedError, have %v", err)
 			}
-			if exhausted.InUse != len(want) {
-				t.Errorf("in use: want %d, have %d", len(want), exhausted.InUse)
+			if len(exhausted.InUse) != len(want) {
+				t.Errorf("in use: want %d, have %d", len(want), len(exhausted.InUse))
 			}
 		})
 	}
 	for _, tiny := range []string{"10.42.1.0/31", "10.42.1.7/32", "fd00::/127"} {
-		_, err := hostlocal.At(t.TempDir(), network).Reserve(holder(1), subnets(tiny))
+		_, err := at(t.TempDir()).Reserve(hostlocal.Request{Holder: holder(1), Subnets: subnets(tiny)})
 		if err == nil || !strings.Contains(err.Error(), "no room for a pod") {
 			t.Errorf("%s: %v", tiny, err)
 		}
@@ -144,37 +159,25 @@ func TestEdgesOfASubnet(t *testing.T) {
 }
 
 func TestAllFamiliesOrNone(t *testing.T) {
-	s := hostlocal.At(t.TempDir(), network)
+	s := at(t.TempDir())
 	reserve(t, s, holder(1), "10.42.1.0/24", "fd00::/126")
-	_, err := s.Reserve(holder(2), subnets("10.42.1.0/24", "fd00::/126"))
+	_, err := s.Reserve(hostlocal.Request{Holder: holder(2), Subnets: subnets("10.42.1.0/24", "fd00::/126")})
 	var exhausted *hostlocal.ExhaustedError
 	if !errors.As(err, &exhausted) || exhausted.Subnet != netip.MustParsePrefix("fd00::/126") {
 		t.Fatalf("want the IPv6 subnet exhausted, have %v", err)
 	}
-	freed, err := s.Release(holder(2))
+	freed, err := release(s, holder(2))
 	if err != nil {
 		t.Fatal(err)
 	}
 	equal(t, nil, freed)
 }
 
-func TestAskedTwice(t *testing.T) {
-	s := hostlocal.At(t.TempDir(), network)
-	first := reserve(t, s, holder(1), "10.42.1.0/24")
-	_, err := s.Reserve(holder(1), subnets("10.42.1.0/24"))
-	var held *hostlocal.HeldError
-	if !errors.As(err, &held) || held.Addr != first[0] {
-		t.Fatalf("want HeldError with %s, have %v", first[0], err)
-	}
-	other := hostlocal.Holder{ContainerID: holder(1).ContainerID, IfName: "net1"}
-	equal(t, addrs("10.42.1.3"), reserve(t, s, other, "10.42.1.0/24"))
-}
-
 func TestRelease(t *testing.T) {
 	dir := t.TempDir()
-	s := hostlocal.At(dir, network)
+	s := at(dir)
 
-	freed, err := s.Release(holder(1))
+	freed, err := release(s, holder(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,13 +189,13 @@ func TestRelease(t *testing.T) {
 	got := reserve(t, s, holder(1), "10.42.1.0/24", "fd00::/64")
 	reserve(t, s, holder(2), "10.42.1.0/24", "fd00::/64")
 	for _, want := range [][]netip.Addr{got, nil} { // the second time there is nothing
-		freed, err := s.Release(holder(1))
+		freed, err := release(s, holder(1))
 		if err != nil {
 			t.Fatal(err)
 		}
 		equal(t, want, freed)
 	}
-	freed, err = s.Release(hostlocal.Holder{ContainerID: holder(2).ContainerID, IfName: "net1"})
+	freed, err = release(s, hostlocal.Holder{ContainerID: holder(2).ContainerID, IfName: "net1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,9 +253,9 @@ func TestFilesOfOthers(t *testing.T) {
 			for file, content := range c.files {
 				write(t, filepath.Join(dir, network, file), content)
 			}
-			s := hostlocal.At(dir, network)
+			s := at(dir)
 			equal(t, addrs(c.next), reserve(t, s, holder(50), "10.42.1.0/29"))
-			freed, err := s.Release(holder(1))
+			freed, err := release(s, holder(1))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -264,7 +267,7 @@ func TestFilesOfOthers(t *testing.T) {
 
 func mustRelease(t *testing.T, s hostlocal.Store, h hostlocal.Holder) []netip.Addr {
 	t.Helper()
-	freed, err := s.Release(h)
+	freed, err := release(s, h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,21 +277,21 @@ func mustRelease(t *testing.T, s hostlocal.Store, h hostlocal.Holder) []netip.Ad
 func TestAStoreThatCannotBeRead(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, network), "a file where the directory should be")
-	s := hostlocal.At(dir, network)
-	if _, err := s.Reserve(holder(1), subnets("10.42.1.0/24")); err == nil {
+	s := at(dir)
+	if _, err := s.Reserve(hostlocal.Request{Holder: holder(1), Subnets: subnets("10.42.1.0/24")}); err == nil {
 		t.Error("reserved in a file")
 	}
-	if _, err := s.Release(holder(1)); err == nil {
+	if _, err := release(s, holder(1)); err == nil {
 		t.Error("released from a file")
 	}
 	// One address file that can't be read hides no other.
 	dir = t.TempDir()
-	s = hostlocal.At(dir, network)
+	s = at(dir)
 	if err := os.MkdirAll(filepath.Join(dir, network, "10.42.1.2"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, network, "10.42.1.3"), "pod1\r\neth0")
-	freed, err := s.Release(holder(1))
+	freed, err := release(s, holder(1))
 	if err == nil || !strings.Contains(err.Error(), "10.42.1.2") {
 		t.Errorf("want the unreadable address named, have %v", err)
 	}
@@ -306,7 +309,7 @@ func TestNeverTwoHolders(t *testing.T) {
 	)
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
-	s := hostlocal.At(t.TempDir(), network)
+	s := at(t.TempDir())
 	of := map[netip.Addr]hostlocal.Holder{}
 	has := map[hostlocal.Holder]netip.Addr{}
 	for range steps {
@@ -317,7 +320,7 @@ func TestNeverTwoHolders(t *testing.T) {
 			delete(of, addr)
 			continue
 		}
-		got, err := s.Reserve(h, subnets(subnet))
+		got, err := s.Reserve(hostlocal.Request{Holder: h, Subnets: subnets(subnet)})
 		var exhausted *hostlocal.ExhaustedError
 		if errors.As(err, &exhausted) && len(of) == size {
 			continue
@@ -340,18 +343,18 @@ func TestManyAtOnce(t *testing.T) {
 	for n := range many {
 		wg.Go(func() {
 			// Each with a Store of its own, as each process has.
-			s := hostlocal.At(dir, network)
+			s := at(dir)
 			for range 3 {
-				as, err := s.Reserve(holder(n), subnets("10.42.1.0/26"))
+				as, err := s.Reserve(hostlocal.Request{Holder: holder(n), Subnets: subnets("10.42.1.0/26")})
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if freed, err := s.Release(holder(n)); err != nil || !slices.Equal(freed, as) {
+				if freed, err := release(s, holder(n)); err != nil || !slices.Equal(freed, as) {
 					t.Errorf("reserved %v, released %v: %v", as, freed, err)
 				}
 			}
-			as, err := s.Reserve(holder(n), subnets("10.42.1.0/26"))
+			as, err := s.Reserve(hostlocal.Request{Holder: holder(n), Subnets: subnets("10.42.1.0/26")})
 			if err != nil {
 				t.Error(err)
 				return
@@ -367,18 +370,18 @@ func TestManyAtOnce(t *testing.T) {
 }
 
 func BenchmarkReserve(b *testing.B) {
-	s := hostlocal.At(b.TempDir(), network)
+	s := at(b.TempDir())
 	of := subnets("10.42.1.0/24")
 	for n := range 200 {
-		if _, err := s.Reserve(holder(n), of); err != nil {
+		if _, err := s.Reserve(hostlocal.Request{Holder: holder(n), Subnets: of}); err != nil {
 			b.Fatal(err)
 		}
 	}
 	for b.Loop() {
-		if _, err := s.Reserve(holder(999), of); err != nil {
+		if _, err := s.Reserve(hostlocal.Request{Holder: holder(999), Subnets: of}); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := s.Release(holder(999)); err != nil {
+		if _, err := release(s, holder(999)); err != nil {
 			b.Fatal(err)
 		}
 	}

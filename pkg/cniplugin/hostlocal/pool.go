@@ -37,6 +37,15 @@ func (p pool) has(a netip.Addr) bool {
 	return a.BitLen() == p.first.BitLen() && p.first.Compare(a) <= 0 && a.Compare(p.last) <= 0
 }
 
+// among is the first of the addresses that is of the pool.
+func (p pool) among(addrs []netip.Addr) (netip.Addr, bool) {
+	i := slices.IndexFunc(addrs, p.has)
+	if i < 0 {
+		return netip.Addr{}, false
+	}
+	return addrs[i], true
+}
+
 // after is the next address in the round.
 func (p pool) after(a netip.Addr) netip.Addr {
 	if !p.has(a) || a == p.last {
@@ -45,12 +54,11 @@ func (p pool) after(a netip.Addr) netip.Addr {
 	return a.Next()
 }
 
-// pick is the first free address after last. One look more than there are
-// addresses in use is enough, however large the pool.
-func (p pool) pick(used set, last netip.Addr) (netip.Addr, bool) {
+// search is the first address after last that is not taken, of so many.
+func (p pool) search(last netip.Addr, steps int, taken func(netip.Addr) bool) (netip.Addr, bool) {
 	at := p.after(last)
-	for range len(used) + 1 {
-		if _, taken := used[at]; !taken {
+	for range steps {
+		if !taken(at) {
 			return at, true
 		}
 		at = p.after(at)
@@ -58,14 +66,41 @@ func (p pool) pick(used set, last netip.Addr) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-func (s set) in(p pool) int {
-	n := 0
-	for addr := range s {
-		if p.has(addr) {
-			n++
+// pick chooses an address. As long as some of the addresses after the last one
+// are free this costs the same however many are in use; only where they are
+// not, all that are in use are listed.
+func (s Store) pick(p pool, lastFile string, resting []release) (netip.Addr, error) {
+	const few = 8 // lookups that cost as much as a listing of some hundred
+	rests := func(a netip.Addr) bool {
+		return slices.ContainsFunc(resting, func(r release) bool { return r.addr == a })
+	}
+	last := s.readAddr(lastFile)
+	addr, ok := p.search(last, few, func(a netip.Addr) bool { return rests(a) || s.taken(a) })
+	if ok {
+		return addr, nil
+	}
+	used, err := s.used()
+	if err != nil {
+		return addr, err
+	}
+	// One look more than there are addresses to pass over finds what there is,
+	// however large the pool.
+	addr, ok = p.search(last, len(used)+len(resting)+1, func(a netip.Addr) bool {
+		_, taken := used[a]
+		return taken || rests(a)
+	})
+	for _, r := range resting { // the oldest first
+		if _, taken := used[r.addr]; !ok && !taken && p.has(r.addr) {
+			addr, ok = r.addr, true
 		}
 	}
-	return n
+	if !ok {
+		addr, ok = s.leftover(p, used)
+	}
+	if !ok {
+		return addr, errNoneFree
+	}
+	return addr, nil
 }
 
 func (s set) sorted() []netip.Addr {

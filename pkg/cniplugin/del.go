@@ -1,0 +1,106 @@
+package cniplugin
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+
+	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
+)
+
+// del detaches a pod in the way in which it was attached, by us or by flannel's
+// plugin, which was saved for all delegates. Without that it was we.
+func (c Call) del(conf config, req request) error {
+	file := savedOf(conf.savedDir, req)
+	rendered, err := file.get(conf.network)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return c.detach(conf, req)
+	case errors.As(err, new(*damagedError)):
+		_, _ = fmt.Fprintf(c.Stderr, "weft: %v; what a delegate did for it can't be undone\n", err)
+		err = c.detach(conf, req)
+	case err != nil:
+		return explainSaved(fmt.Errorf("read what was saved for %s: %w", req.holder(), err))
+	default:
+		err = c.delSaved(conf, req, rendered)
+	}
+	if err != nil {
+		return err
+	}
+	return file.remove()
+}
+
+func (c Call) delSaved(conf config, req request, rendered document) error {
+	own, local := rendered.local(conf)
+	foreign := rendered.foreign()
+	if raw, there := rendered["ipMasq"]; foreign == "" && there && !off(raw) {
+		foreign = "ipMasq" // a chain of iptables per pod
+	}
+	if foreign == "" {
+		return c.detach(own, req)
+	}
+	_, err := execute("DEL", req, rendered, c.Stderr)
+	if local && errors.As(err, new(*absentError)) {
+		_, _ = fmt.Fprintf(c.Stderr, "weft: %v; what it did for %s may stay\n", err, foreign)
+		return c.detach(own, req)
+	}
+	return explainAbsent(err, "")
+}
+
+// detach detaches a pod, whatever of it is left.
+func (c Call) detach(conf config, req request) error {
+	k, err := openHost()
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	return k.remove(conf, req)
+}
+
+// remove takes away all of an attachment that is left: by its record, else by
+// what can be found. The address is freed when nothing has it any more: as long
+// as an interface may have it, nobody else can. The record goes last.
+func (k *kernel) remove(conf config, req request) error {
+	key := req.key(conf.network)
+	record, err := conf.records.Get(key)
+	damaged := errors.As(err, new(*attachment.DamagedError))
+	if err != nil && !damaged && !errors.Is(err, fs.ErrNotExist) {
+		return explainRecord(err)
+	}
+	known := err == nil
+	store := hostlocal.At(conf.dataDir, conf.network, machine())
+	var held []netip.Addr
+	if known {
+		for _, p := range record.Addrs {
+			held = append(held, p.Addr())
+		}
+		if err := k.removePorts(record); err != nil {
+			return err
+		}
+	} else {
+		held, _ = store.Held(req.holder()) // told below
+		if err := k.removePortmaps(conf.network, req); err != nil {
+			return err
+		}
+	}
+	if err := k.detach(hostName(conf.network, req), req); err != nil {
+		return err
+	}
+	if err := k.unproxy(conf.bridge, held); err != nil {
+		return err
+	}
+	if _, err := store.Release(req.holder(), held); err != nil {
+		return explainStore(err)
+	}
+	if !known {
+		if _, err := store.Held(req.holder()); err != nil {
+			return explainStore(err)
+		}
+	}
+	if err := conf.records.Remove(key); err != nil {
+		return explainRecord(err)
+	}
+	return nil
+}

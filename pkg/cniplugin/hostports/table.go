@@ -1,0 +1,211 @@
+package hostports
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/attachment"
+)
+
+// TakenError says that a port of the host leads to somebody else.
+type TakenError struct {
+	Port   string // such as 8080/tcp
+	Holder netip.Addr
+}
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("host port %s leads to %s already", e.Port, e.Holder)
+}
+
+// Ports is the table in the network namespace of the calling thread.
+type Ports struct{ conn *nftables.Conn }
+
+// Open makes a Ports; it asks the kernel nothing.
+func Open() (*Ports, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return &Ports{c}, nil
+}
+
+// Add leads the attachment's ports to it. The table is made where it is
+// missing. What leads to it already is no error; a port of another pod is a
+// *TakenError, and then nothing is changed.
+func (p *Ports) Add(a attachment.Attachment) error {
+	want := entries(a)
+	if len(want) == 0 {
+		return nil
+	}
+	err := p.put(want)
+	if errors.Is(err, unix.ENOENT) {
+		install(p.conn)
+		err = p.put(want)
+	}
+	if err == nil {
+		return nil
+	}
+	if taken := p.taken(want); taken != nil {
+		return taken
+	}
+	return fmt.Errorf("lead host ports to %s: %w", a.HostLink, err)
+}
+
+// put queues elements, and writes what is queued.
+func (p *Ports) put(want []entry) error {
+	all := sets()
+	for _, name := range setNames() {
+		if elements := of(want, name); len(elements) > 0 {
+			if err := p.conn.SetAddElements(all[name], elements); err != nil {
+				return err
+			}
+		}
+	}
+	return p.conn.Flush()
+}
+
+// taken finds the first port that leads elsewhere.
+func (p *Ports) taken(want []entry) error {
+	for _, w := range want {
+		have, err := p.have(w.set)
+		if err != nil {
+			return nil //nolint:nilerr // the refusal that led here says more
+		}
+		for _, h := range have {
+			if bytes.Equal(h.Key, w.key) && !bytes.Equal(h.Val, w.value) {
+				holder, _ := target(w.set, h.Val)
+				return &TakenError{describe(w.set, w.key), holder}
+			}
+		}
+	}
+	return nil
+}
+
+// Remove takes the attachment's ports away, unless they lead elsewhere by now.
+// Nothing there is no error.
+func (p *Ports) Remove(a attachment.Attachment) error {
+	mine := entries(a)
+	return p.remove(func() (func(entry) bool, error) {
+		return func(e entry) bool { return !shared(e, a) && slices.ContainsFunc(mine, e.equal) }, nil
+	})
+}
+
+// Sweep takes away all ports that lead to none of the attachments that live
+// gives. It is asked after the ports were read: whoever adds one meanwhile has
+// written its record before, so nothing of theirs is taken.
+func (p *Ports) Sweep(live func() ([]attachment.Attachment, error)) error {
+	return p.remove(func() (func(entry) bool, error) {
+		all, err := live()
+		var keep []entry
+		for _, a := range all {
+			keep = append(keep, entries(a)...)
+		}
+		return func(e entry) bool { return !slices.ContainsFunc(keep, e.equal) }, err
+	})
+}
+
+// Missing gives what is not in the kernel of the attachment's ports, in words.
+func (p *Ports) Missing(a attachment.Attachment) ([]string, error) {
+	var out []string
+	for _, w := range entries(a) {
+		have, err := p.have(w.set)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(have, func(h nftables.SetElement) bool { return w.equal(entryOf(w.set, h)) }) {
+			continue
+		}
+		if w.value == nil {
+			out = append(out, fmt.Sprintf("%s is not in set %s of table inet %s", Link(a), w.set, Table))
+		} else {
+			out = append(out, fmt.Sprintf("host port %s does not lead to the pod", describe(w.set, w.key)))
+		}
+	}
+	return out, nil
+}
+
+// remove takes away what is gone. Another process may do the same at this
+// moment, so it looks again when something is not there any more.
+func (p *Ports) remove(decide func() (gone func(entry) bool, err error)) error {
+	const tries = 3
+	var err error
+	for range tries {
+		if err = p.tryRemove(decide); !errors.Is(err, unix.ENOENT) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("remove host ports: %w", err)
+	}
+	return nil
+}
+
+func (p *Ports) tryRemove(decide func() (gone func(entry) bool, err error)) error {
+	have := map[string][]nftables.SetElement{}
+	for _, name := range setNames() {
+		elements, err := p.have(name)
+		if err != nil {
+			return err
+		}
+		if len(elements) > 0 {
+			have[name] = elements
+		}
+	}
+	if len(have) == 0 {
+		return nil
+	}
+	gone, err := decide()
+	if err != nil {
+		return err
+	}
+	all := sets()
+	for name, elements := range have {
+		elements = slices.DeleteFunc(elements, func(h nftables.SetElement) bool { return !gone(entryOf(name, h)) })
+		for i := range elements {
+			elements[i].Val = nil // the kernel goes by the key
+		}
+		if len(elements) == 0 {
+			continue
+		}
+		if err := p.conn.SetDeleteElements(all[name], elements); err != nil {
+			return err
+		}
+	}
+	return p.conn.Flush()
+}
+
+// have reads a map or set. No table is no elements.
+func (p *Ports) have(set string) ([]nftables.SetElement, error) {
+	have, err := p.conn.GetSetElements(sets()[set])
+	// google/nftables v0.3.0 does not wrap the error here.
+	if err != nil && strings.HasSuffix(err.Error(), unix.ENOENT.Error()) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the host ports: %w", err)
+	}
+	return have, nil
+}
+
+func of(all []entry, set string) []nftables.SetElement {
+	var out []nftables.SetElement
+	for _, e := range all {
+		if e.set == set {
+			out = append(out, nftables.SetElement{Key: e.key, Val: e.value})
+		}
+	}
+	return out
+}
+
+func entryOf(set string, e nftables.SetElement) entry { return entry{set, e.Key, e.Val} }
+
+func (e entry) equal(o entry) bool {
+	return e.set == o.set && bytes.Equal(e.key, o.key) && bytes.Equal(e.value, o.value)
+}
