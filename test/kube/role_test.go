@@ -50,6 +50,10 @@ func TestRole(t *testing.T) {
 	if diff := gocmp.Diff(string(want), have); diff != "" {
 		t.Errorf("%s (-want +have):\n%s", golden, diff)
 	}
+	page, err := os.ReadFile("../../Documentation/kubernetes.md")
+	if err != nil || !strings.Contains(string(page), "```\n"+have+"```\n") {
+		t.Errorf("Documentation/kubernetes.md doesn't print it: %v", err)
+	}
 }
 
 // canI is sorted, where kubectl leaves the order to chance.
