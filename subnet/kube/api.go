@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
 
 	"github.com/weftnet/weft/pkg/version"
 )
@@ -45,6 +46,7 @@ func newAPI(c *rest.Config) (*api, error) {
 	c.UserAgent = "weftd/" + version.Short()
 	c.QPS = -1 // who repeats a request waits longer each time
 	c.WarningHandler = rest.NoWarnings{}
+	rereadToken(c)
 	client, err := rest.HTTPClientFor(c)
 	if err != nil {
 		return nil, fmt.Errorf("use the credentials for the API server at %s: %w", c.Host, err)
@@ -54,6 +56,16 @@ func newAPI(c *rest.Config) (*api, error) {
 		return nil, fmt.Errorf("use the API server at %s: %w", c.Host, err)
 	}
 	return &api{client: client, rest: r, params: runtime.NewParameterCodec(scheme)}, nil
+}
+
+// rereadToken has a token that stands in a file be read again when it was
+// refused. The client alone would go on with the old one for up to a minute.
+func rereadToken(c *rest.Config) {
+	if c.BearerTokenFile == "" {
+		return
+	}
+	c.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedFileTokenSource(c.BearerTokenFile)))
+	c.BearerToken, c.BearerTokenFile = "", ""
 }
 
 // begin turns the client's own retries off: we have ours, and say so.
@@ -110,7 +122,9 @@ func revisionOf(s string) (int64, error) {
 }
 
 // list reads all Nodes, not older than a revision; 0: as they are in the
-// server's cache.
+// server's cache. We ask for no pages, which would make the server read them
+// from etcd. One that gives pages all the same is read to the end: what is not
+// listed would be taken for deleted.
 func (a *api) list(ctx context.Context, t trimmer, since int64) (map[string]*node, int64, error) {
 	opts := metav1.ListOptions{ResourceVersion: strconv.FormatInt(since, 10)}
 	if since > 0 {
@@ -118,24 +132,27 @@ func (a *api) list(ctx context.Context, t trimmer, since int64) (map[string]*nod
 	}
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	var got corev1.NodeList
-	err := begin(a.rest.Get()).Resource("nodes").VersionedParams(&opts, a.params).Do(ctx).Into(&got)
-	if err != nil {
-		return nil, 0, fmt.Errorf("list nodes: %w", err)
-	}
-	revision, err := revisionOf(got.ResourceVersion)
-	if err != nil {
-		return nil, 0, err
-	}
-	all := make(map[string]*node, len(got.Items))
-	for i := range got.Items {
-		n, err := t.trim(&got.Items[i])
+	all := map[string]*node{}
+	for {
+		var got corev1.NodeList
+		err := begin(a.rest.Get()).Resource("nodes").VersionedParams(&opts, a.params).Do(ctx).Into(&got)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, fmt.Errorf("list nodes: %w", err)
 		}
-		all[n.name] = n
+		for i := range got.Items {
+			n, err := t.trim(&got.Items[i])
+			if err != nil {
+				return nil, 0, err
+			}
+			all[n.name] = n
+		}
+		if got.Continue == "" {
+			revision, err := revisionOf(got.ResourceVersion)
+			return all, revision, err
+		}
+		// A page names its revision itself.
+		opts = metav1.ListOptions{Continue: got.Continue}
 	}
-	return all, revision, nil
 }
 
 // watch follows the Nodes from behind a revision on. With stream, it begins
@@ -215,7 +232,8 @@ func (a *api) warn(ctx context.Context, n *node, reason, message string) error {
 // What the API server answers, in the terms in which we decide.
 
 // refusesStream is an API server that doesn't know how to begin a watch with
-// all that there is: before 1.32 it is off unless somebody has turned it on.
+// all that there is: by default on in 1.32, off in 1.33, on from 1.34 (WatchList
+// in k8s.io/apiserver/pkg/features).
 func refusesStream(err error) bool { return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) }
 
 // expired is a revision that can't be gone on from: it is too old or too new.

@@ -1,6 +1,7 @@
 package kube_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -178,31 +179,15 @@ func TestTheRoleEnds(t *testing.T) {
 // enough.
 func TestAVerbIsMissing(t *testing.T) {
 	c := shared.tie(t)
-	roles := c.admin.RbacV1().ClusterRoles()
-	whole, err := roles.Get(t.Context(), account, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	set := func(rules []rbacv1.PolicyRule) {
-		t.Helper()
-		retry(t, "change the role", func() error {
-			now, err := roles.Get(t.Context(), account, metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			now.Rules = rules
-			_, err = roles.Update(t.Context(), now, metav1.UpdateOptions{})
-			return err
-		})
-	}
-	defer set(whole.Rules)
+	whole, set := c.rules(t)
+	defer set(whole)
 	c.create(t, "node-1", "10.9.1.0/24")
 	s := c.open(t, c.server.URL())
 	for verb, want := range map[string]string{
 		"get nodes":          `get node node-1: nodes "node-1" is forbidden`,
 		"patch nodes/status": `patch the status of node node-1: nodes "node-1" is forbidden`,
 	} {
-		set(without(whole.Rules, verb))
+		set(without(whole, verb))
 		eventually(t, "no right to "+verb, func() error {
 			c.annotate(t, "node-1", map[string]string{prefix + "backend-type": ""})
 			_, err := s.Acquire(short(t), claimOf(t, network))
@@ -211,9 +196,60 @@ func TestAVerbIsMissing(t *testing.T) {
 			}
 			return nil
 		})
-		set(whole.Rules)
+		set(whole)
 		eventually(t, "the right to "+verb, func() error {
 			_, err := s.Acquire(short(t), claimOf(t, network))
+			return err
+		})
+	}
+}
+
+// Without the watch nothing begins; what is there already stays.
+func TestTheWatchIsForbidden(t *testing.T) {
+	c := shared.tie(t)
+	whole, set := c.rules(t)
+	defer set(whole)
+	c.create(t, "node-1", "10.9.1.0/24")
+	set(without(whole, "watch nodes"))
+	eventually(t, "no right to watch nodes", func() error {
+		w, err := c.asAccount(t).CoreV1().Nodes().Watch(t.Context(), metav1.ListOptions{})
+		if err == nil {
+			w.Stop()
+			return errors.New("it is there")
+		}
+		return nil
+	})
+	d := c.serves(t)
+	d.notReady(t, "uplink: the API server has not answered yet; the log says why")
+	const want = `User "` + user + `" cannot watch resource "nodes"`
+	const next = "give the service account this verb (see Documentation/kubernetes.md)"
+	eventually(t, "a line in the log", func() error {
+		if lines := d.warnings(); len(lines) == 0 || !strings.Contains(lines[0], want) || !strings.Contains(lines[0], next) {
+			return fmt.Errorf("want %q and %q, have %q", want, next, lines)
+		}
+		return nil
+	})
+	set(whole)
+	d.until(t, "readiness", serving(0))
+}
+
+// rules gives what the role allows, and sets it.
+func (c *cluster) rules(t testing.TB) (whole []rbacv1.PolicyRule, set func([]rbacv1.PolicyRule)) {
+	t.Helper()
+	roles := c.admin.RbacV1().ClusterRoles()
+	role, err := roles.Get(t.Context(), account, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return role.Rules, func(rules []rbacv1.PolicyRule) {
+		t.Helper()
+		retry(t, "change the role", func() error {
+			now, err := roles.Get(t.Context(), account, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			now.Rules = rules
+			_, err = roles.Update(t.Context(), now, metav1.UpdateOptions{})
 			return err
 		})
 	}

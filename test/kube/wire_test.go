@@ -2,6 +2,7 @@ package kube_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weftnet/weft/subnet"
 )
 
 // Annotations as the server gives them back, byte for byte.
@@ -228,4 +231,55 @@ func TestCondition(t *testing.T) {
 			revision = n.ResourceVersion
 		}
 	}
+}
+
+// A server that gives the list in pages is read to the end, and from the
+// beginning again if the history ends in between: no page is ever taken for
+// the whole.
+func TestAListInPages(t *testing.T) {
+	t.Parallel()
+	c := own(t, "--feature-gates=WatchList=false,ListFromCacheSnapshot=false").tie(t)
+	var names []string
+	for i := 2; i < 7; i++ {
+		names = append(names, fmt.Sprintf("node-%d", i))
+		c.join(t, names[i-2], fmt.Sprintf("10.9.%d.0/24", i), fmt.Sprintf("192.0.2.%d", i))
+	}
+	door := c.openDoor(t)
+	var pages atomic.Int32
+	second, compacted := make(chan struct{}), make(chan struct{})
+	door.Before(func(r *http.Request) {
+		q := r.URL.Query()
+		if r.URL.Path != "/api/v1/nodes" || q.Get("watch") != "" {
+			return
+		}
+		q.Set("limit", "2")
+		q.Del("resourceVersion") // or the cache answers, which knows no pages
+		r.URL.RawQuery = q.Encode()
+		if pages.Add(1) == 2 {
+			close(second)
+			<-compacted
+		}
+	})
+	next := follow(t, c.open(t, door.URL))
+	<-second
+	c.join(t, "node-7", "10.9.7.0/24", "192.0.2.7")
+	c.compact(t)
+	close(compacted)
+	next("all", func(s subnet.Snapshot) bool {
+		if len(s.Leases) < len(names) {
+			t.Errorf("a page was taken for the whole: %+v", s.Leases)
+		}
+		return has(append(names, "node-7")...)(s)
+	})
+	const protobuf = " application/vnd.kubernetes.protobuf"
+	want := []string{
+		"STREAM 422 Unprocessable Entity" + protobuf, "LIST 200 OK" + protobuf, "LIST 410 Gone" + protobuf,
+		"LIST 200 OK" + protobuf, "LIST 200 OK" + protobuf, "LIST 200 OK" + protobuf, "WATCH 200 OK" + protobuf + ";stream=watch",
+	}
+	eventually(t, "the requests", func() error {
+		if diff := gocmp.Diff(want, door.passed()); diff != "" {
+			return fmt.Errorf("-want +have:\n%s", diff)
+		}
+		return nil
+	})
 }

@@ -44,8 +44,9 @@ func TestAWrongNode(t *testing.T) {
 		},
 		"with an overwrite that is no address": {
 			podCIDR: "10.9.1.0/24", user: map[string]string{prefix + "public-ip-overwrite": "nat.example.com"},
-			want:  "lease: acquire a lease: node node-1: " + prefix + `public-ip-overwrite "nat.example.com" is not an address`,
-			event: "WeftCannotUseNode: " + prefix + `public-ip-overwrite "nat.example.com" is not an address; mend it, weftd follows`,
+			want: "lease: acquire a lease: node node-1: " + prefix + `public-ip-overwrite "nat.example.com" is not an address`,
+			event: "WeftCannotUseNode: " + prefix +
+				`public-ip-overwrite "nat.example.com" is not an address; mend it, weftd follows`,
 			mend: func(t *testing.T, c *cords) {
 				c.annotate(t, "node-1", map[string]string{prefix + "public-ip-overwrite": "203.0.113.7"})
 			},

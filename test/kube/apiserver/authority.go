@@ -116,16 +116,27 @@ func (s *Server) Admin() *rest.Config {
 	}}
 }
 
-// Credentials are a user's: a token, or a certificate for a name.
+// Credentials are a user's: a token, or a certificate for a name; or the files
+// in which one of them is, and may be another tomorrow.
 type Credentials struct {
 	Token string
 	Name  string
 	Until time.Time // the certificate's end; zero: in an hour
+
+	TokenFile, CertFile, KeyFile string
+}
+
+// UserCertificate is one for a user, in PEM.
+func (s *Server) UserCertificate(name string, until time.Time) (cert, key []byte, err error) {
+	p, err := s.authority.user(name, "weft", until)
+	return p.cert, p.key, err
 }
 
 // Kubeconfig writes a kubeconfig for a user who reaches the server at url.
 func (s *Server) Kubeconfig(file, url string, c Credentials) error {
-	user := &clientcmdapi.AuthInfo{Token: c.Token}
+	user := &clientcmdapi.AuthInfo{
+		Token: c.Token, TokenFile: c.TokenFile, ClientCertificate: c.CertFile, ClientKey: c.KeyFile,
+	}
 	if c.Name != "" {
 		if c.Until.IsZero() {
 			c.Until = time.Now().Add(time.Hour)
