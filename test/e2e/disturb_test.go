@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -190,6 +191,70 @@ func report(results []result) string {
 	}
 	row(total)
 	return b.String()
+}
+
+// promisedMass is how soon all is right again after a thousand entries went at
+// once. The reader of the kernel that finds it so takes part of it.
+const promisedMass = time.Second
+
+// TestMassDisturbances takes all entries of a thousand peers away at once.
+func TestMassDisturbances(t *testing.T) {
+	const peers = 1000
+	c := newCluster(t, 2, underlay4)
+	c.daemon(0, c.storeArgs("--network=10.0.0.0/8")...).start().awaitReady(0)
+	c.fill(peers)
+	d := c.daemon(1).start()
+	d.awaitReady(peers + 1)
+	d.awaitPlanEmpty()
+	m := newMirror(t, c.Nodes[1])
+	m.network = netip.MustParsePrefix("10.0.0.0/8")
+	if lines, err := m.holds(); err != nil || len(lines) < 3*peers {
+		t.Fatalf("%d lines, %v", len(lines), err)
+	}
+	flush := func(args ...string) func() error {
+		return func() error {
+			out, err := output(t, &d.node.Namespace, "ip", args...)
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			}
+			return err
+		}
+	}
+	routes, err := m.clusterRoutes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []disturbance{
+		// `ip route flush` can't do it: the kernel refuses how iproute2 deletes a
+		// route that goes by a nexthop object.
+		{"1,000 routes deleted one by one", func() (err error) {
+			for _, r := range routes {
+				if e := m.RouteDel(byKey(r)); e != nil && !errors.Is(e, unix.ESRCH) { // weftd is faster
+					err = e
+				}
+			}
+			return err
+		}},
+		{"1,000 routes flushed, with their nexthop objects", flush("nexthop", "flush", "proto", "83")},
+		{"1,000 neighbours flushed", flush("neigh", "flush", "dev", "flannel.1", "nud", "permanent")},
+		{"link with 1,000 peers deleted", flush("link", "del", "flannel.1")},
+		{"link with 1,000 peers down", flush("link", "set", "flannel.1", "down")},
+	}
+	results := make([]result, len(all))
+	for range rounds(t, 3) {
+		for i, one := range all {
+			results[i].name = one.name
+			results[i].took = append(results[i].took, m.repaired(one))
+		}
+	}
+	t.Log(report(results))
+	for _, r := range results {
+		if p := r.percentile(99); p > 3*promisedMass { // on a machine that is busy
+			t.Errorf("%s: repaired after %s, promised are %s", r.name, p, promisedMass)
+		}
+	}
+	d.awaitPlanEmpty()
+	d.quiet()
 }
 
 // TestFight lets somebody take a route away in a loop. weftd doesn't give in,

@@ -27,6 +27,7 @@ type mirror struct {
 	node    *topology.Node
 	nft     *nftables.Conn
 	sysctls []*os.File
+	network netip.Prefix // another than network4; or zero
 }
 
 // forwarding are the sysctls that weftd sets.
@@ -153,7 +154,8 @@ func (m *mirror) clusterRoutes() (out []netlink.Route, err error) {
 			if r.Dst == nil || r.Protocol == unix.RTPROT_KERNEL {
 				continue
 			}
-			if addr, _ := netip.AddrFromSlice(r.Dst.IP); network4.Contains(addr) || network6.Contains(addr) {
+			if addr, _ := netip.AddrFromSlice(r.Dst.IP); network4.Contains(addr) || network6.Contains(addr) ||
+				m.network.IsValid() && m.network.Contains(addr) {
 				out = append(out, r)
 			}
 		}
