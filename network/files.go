@@ -139,6 +139,7 @@ type saver struct {
 	files   files
 	log     logrus.FieldLogger
 	pending *subnet.Snapshot
+	began   time.Time // when there was one to write for the first time
 	last    time.Time
 	failed  bool
 }
@@ -150,8 +151,16 @@ func (s *saver) note(snapshot subnet.Snapshot) {
 	}
 }
 
-func (s *saver) maybeSave() {
-	if s.pending != nil && time.Since(s.last) >= saveDelay {
+// maybeSave does not keep a start waiting: the first snapshot is saved when pods
+// are served, or a while later.
+func (s *saver) maybeSave(ready bool) {
+	if s.pending == nil {
+		return
+	}
+	if s.began.IsZero() {
+		s.began = time.Now()
+	}
+	if s.last.IsZero() && ready || time.Since(s.last) >= saveDelay && time.Since(s.began) >= saveDelay {
 		s.flush()
 	}
 }

@@ -195,7 +195,7 @@ func (n *Node) steer(ctx context.Context, snapshots <-chan subnet.Snapshot,
 			n.apply(ctx)
 		}
 		n.judgeReadiness()
-		saver.maybeSave()
+		saver.maybeSave(n.opts.Health.Ready() == nil)
 		claim, toClaim := n.nextClaim()
 		var offer chan<- subnet.Claim
 		if toClaim {

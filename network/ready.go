@@ -30,7 +30,7 @@ type ledger struct {
 	programmed bool              // a full round after the layers were set left nothing
 	broken     map[string]string // base entries that are not as wanted, and why
 	factsDue   bool
-	last       reconcile.Round
+	took       time.Duration // of the last round
 	rounds     int
 	ops        int
 	drift      drift
@@ -60,7 +60,7 @@ func (n *Node) onFacts() {
 }
 
 func (l *ledger) add(r reconcile.Round) {
-	l.last = r
+	l.took = r.Took
 	l.rounds++
 	l.ops += len(r.Applied.Ops)
 	if l.broken == nil || r.Full {
@@ -73,6 +73,9 @@ func (l *ledger) add(r reconcile.Round) {
 	}
 	delete(l.broken, "kernel")
 	for _, op := range r.Applied.Ops {
+		if len(l.broken) == 0 {
+			break // nearly always: don't name thousands of entries for nothing
+		}
 		delete(l.broken, op.Entry())
 	}
 	failed := map[string]string{}
@@ -195,14 +198,27 @@ func (n *Node) notifyStopping() { n.notify(daemon.SdNotifyStopping) }
 
 // logRound says what an operator must know about a round: what was mended or
 // went wrong. Each op is for debugging, and so is each blow of a fight.
+// debugs tells whether somebody reads debug lines. There is one for each entry.
+func debugs(log logrus.FieldLogger) bool {
+	switch l := log.(type) {
+	case *logrus.Logger:
+		return l.IsLevelEnabled(logrus.DebugLevel)
+	case *logrus.Entry:
+		return l.Logger.IsLevelEnabled(logrus.DebugLevel)
+	}
+	return true
+}
+
 func (n *Node) logRound(r reconcile.Round, fought bool) {
 	log := n.opts.Log
 	if r.Err != nil {
 		log.WithError(r.Err).Warn("reading the kernel failed; trying again")
 		return
 	}
-	for _, op := range r.Applied.Ops {
-		log.WithField("op", op.String()).Debug("applied")
+	if debugs(log) {
+		for _, op := range r.Applied.Ops {
+			log.WithField("op", op.String()).Debug("applied")
+		}
 	}
 	if len(r.Applied.Ops) > 0 {
 		level := logrus.InfoLevel

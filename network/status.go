@@ -103,7 +103,7 @@ func (n *Node) Status() Status {
 	s.Reasons = n.opts.Health.Reasons()
 	s.Rounds, s.Ops = n.ledger.rounds, n.ledger.ops
 	n.ledger.drift.fill(&s, time.Now())
-	s.LastTook = n.ledger.last.Took.Round(time.Microsecond).String()
+	s.LastTook = n.ledger.took.Round(time.Microsecond).String()
 	return s
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/weftnet/weft/pkg/logging"
 	"github.com/weftnet/weft/pkg/version"
 	"github.com/weftnet/weft/subnet/etcd"
+	"github.com/weftnet/weft/subnet/etcd/embedded"
 )
 
 // run is the whole program: it parses, builds, and runs until ctx ends.
@@ -63,6 +64,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	state := health.New()
+	g.Go(func() error { return thrift(ctx, state) })
 	if s.healthzPort != 0 {
 		addr := net.JoinHostPort(s.healthzIP, strconv.Itoa(s.healthzPort))
 		g.Go(func() error { return health.Serve(ctx, addr, state) })
@@ -74,14 +76,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		}
 		defer server.Close()
 		s.useServer(server.Endpoint())
-		g.Go(func() error {
-			select {
-			case err := <-server.Err():
-				return fmt.Errorf("embedded etcd stopped: %w", err)
-			case <-ctx.Done():
-				return nil
-			}
-		})
+		g.Go(func() error { return served(ctx, server) })
 	}
 	store, err := openStore(s, log)
 	if err != nil {
@@ -119,6 +114,16 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		return err
 	}
 	return nil
+}
+
+// served ends with the embedded etcd, or with ctx.
+func served(ctx context.Context, server *embedded.Server) error {
+	select {
+	case err := <-server.Err():
+		return fmt.Errorf("embedded etcd stopped: %w", err)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // backends are those that a configuration may name.
