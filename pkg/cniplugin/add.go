@@ -202,7 +202,7 @@ func (a *attaching) undo() error {
 		return err
 	}
 	if a.save != nil {
-		if err := savedOf(a.conf.savedDir, a.req).remove(); err != nil {
+		if err := savedOf(a.conf.savedDir, a.req).remove(a.conf.network); err != nil {
 			return err
 		}
 	}

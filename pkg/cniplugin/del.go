@@ -17,7 +17,7 @@ func (c Call) del(conf config, req request) error {
 	rendered, err := file.get(conf.network)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return c.detach(conf, req)
+		err = c.detach(conf, req)
 	case errors.As(err, new(*damagedError)):
 		_, _ = fmt.Fprintf(c.Stderr, "weft: %v; what a delegate did for it can't be undone\n", err)
 		err = c.detach(conf, req)
@@ -29,7 +29,7 @@ func (c Call) del(conf config, req request) error {
 	if err != nil {
 		return err
 	}
-	return file.remove()
+	return file.remove(conf.network)
 }
 
 func (c Call) delSaved(conf config, req request, rendered document) error {

@@ -2,6 +2,7 @@ package cniplugin
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -34,14 +35,16 @@ type delegation struct {
 func parseDelegation(stdin []byte) (config, error) {
 	var w struct {
 		wireHead
-		Delegate      json.RawMessage `json:"delegate"`
-		IPAM          document        `json:"ipam"`
+		Delegate json.RawMessage `json:"delegate"`
+		IPAM     document        `json:"ipam"`
+	}
+	var raw struct {
 		RuntimeConfig json.RawMessage `json:"runtimeConfig"`
 	}
-	if err := json.Unmarshal(stdin, &w); err != nil {
+	if err := errors.Join(json.Unmarshal(stdin, &w), json.Unmarshal(stdin, &raw)); err != nil {
 		return config{}, undecodable(err)
 	}
-	d := &delegation{version: w.CNIVersion, network: w.Name, ipam: w.IPAM, runtimeConfig: w.RuntimeConfig}
+	d := &delegation{version: w.CNIVersion, network: w.Name, ipam: w.IPAM, runtimeConfig: raw.RuntimeConfig}
 	if len(w.Delegate) > 0 {
 		if err := json.Unmarshal(w.Delegate, &d.delegate); err != nil {
 			return config{}, types.NewError(types.ErrDecodingFailure, "delegate: "+err.Error(),

@@ -3,9 +3,11 @@ package cniplugin_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
@@ -14,16 +16,25 @@ import (
 	"github.com/weftnet/weft/pkg/netnstest"
 )
 
-// build makes the real binary, as it is shipped.
-func build(t testing.TB) (dir string) {
-	t.Helper()
-	dir = t.TempDir()
-	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "weft"), "github.com/weftnet/weft/cmd/weft")
+// binDir is TestMain's, for the real binary.
+var binDir string
+
+var buildOnce = sync.OnceValue(func() error {
+	cmd := exec.Command("go", "build", "-o", filepath.Join(binDir, "weft"), "github.com/weftnet/weft/cmd/weft")
 	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		return fmt.Errorf("%w: %s", err, out)
 	}
-	return dir
+	return nil
+})
+
+// built gives the directory of the real binary, as it is shipped.
+func built(t testing.TB) string {
+	t.Helper()
+	if err := buildOnce(); err != nil {
+		t.Fatal(err)
+	}
+	return binDir
 }
 
 // runtime attaches by libcni, as container runtimes do.
@@ -45,7 +56,7 @@ func newRuntime(t testing.TB, n *node) runtime {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return runtime{n, libcni.NewCNIConfigWithCacheDir([]string{build(t)}, t.TempDir(), nil), parsed}
+	return runtime{n, libcni.NewCNIConfigWithCacheDir([]string{built(t)}, t.TempDir(), nil), parsed}
 }
 
 func (r runtime) conf(p pod) *libcni.RuntimeConf {

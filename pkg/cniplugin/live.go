@@ -44,6 +44,9 @@ func addAddrs(live map[netip.Addr]bool, seen map[uint64]bool, path string) error
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return nil
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // no pod's: those can do less than their runtime, which started us
+	}
 	if err != nil {
 		return err
 	}

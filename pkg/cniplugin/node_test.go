@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -27,7 +28,14 @@ func TestMain(m *testing.M) {
 	if name := filepath.Base(os.Args[0]); slices.Contains(fakes(), name) {
 		os.Exit(fake(filepath.Dir(os.Args[0]), name))
 	}
-	os.Exit(netnstest.Run(m))
+	var err error
+	if binDir, err = os.MkdirTemp("", "weft-cni-*"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	status := netnstest.Run(m)
+	_ = os.RemoveAll(binDir)
+	os.Exit(status)
 }
 
 const (
@@ -70,6 +78,16 @@ func newNode(t testing.TB, subnets ...string) *node {
 		"ipam": map[string]any{"dataDir": filepath.Join(n.dir, "networks")},
 	}
 	return n
+}
+
+// subnets are those of subnet.env.
+func (n *node) subnets() []netip.Prefix {
+	n.t.Helper()
+	env, err := subnetenv.Read(n.subnetFile())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return env.Subnets
 }
 
 func (n *node) records() attachment.Dir { return attachment.Dir(filepath.Join(n.dir, "weft")) }
@@ -216,4 +234,23 @@ func newPod(t testing.TB, id int) (pod, *netnstest.NS) {
 	t.Helper()
 	ns := netnstest.New(t)
 	return pod{fmt.Sprintf("pod-%d", id), "eth0", ns.Path()}, ns
+}
+
+// eventually polls until something is so.
+func eventually(t testing.TB, so func() bool, otherwise string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !so(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatal(otherwise)
+		}
+	}
+}
+
+// neighbour is the MAC of the first line of `ip neigh`.
+func neighbour(line string) string {
+	_, rest, _ := strings.Cut(line, "lladdr ")
+	mac, _, _ := strings.Cut(rest, " ")
+	return mac
 }

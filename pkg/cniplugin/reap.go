@@ -157,7 +157,7 @@ func (c Call) collectOne(conf config, req request, k *kernel, h hostlocal.Holder
 	if err := k.remove(conf, gone); err != nil {
 		return fmt.Errorf("collect %s: %w", h, err)
 	}
-	if err := savedOf(conf.savedDir, gone).remove(); err != nil {
+	if err := savedOf(conf.savedDir, gone).remove(conf.network); err != nil {
 		return fmt.Errorf("collect %s: %w", h, err)
 	}
 	return nil

@@ -24,13 +24,14 @@ import (
 // container have one file there. Ours are told apart (neither name can have a
 // colon in it). The first one of a container gets flannel's name as well, as a
 // hard link: a node that goes back to flannel's plugin then frees what we gave.
-type saved struct{ dir, ours, flannels string }
+type saved struct{ dir, ours, flannels, unnamed string }
 
 func savedOf(dir string, req request) saved {
 	return saved{
 		dir:      dir,
 		ours:     filepath.Join(dir, req.containerID+":"+req.ifName),
 		flannels: filepath.Join(dir, req.containerID),
+		unnamed:  filepath.Join(dir, ".weft-"+req.containerID+":"+req.ifName),
 	}
 }
 
@@ -57,7 +58,11 @@ func (s saved) write(content document, durable bool) error {
 	if err := s.removeFiles(s.ours); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, ".weft-*") // of mode 0600
+	// Under the same name each time, so that the next one finds what a crash left.
+	if err := removeFile(s.unnamed); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(s.unnamed, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -70,7 +75,7 @@ func (s saved) write(content document, durable bool) error {
 		err = os.Rename(f.Name(), s.ours)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, removeFile(s.unnamed))
 	}
 	// For flannel's sake only: the name may be another interface's, and there
 	// are file systems without hard links.
@@ -126,9 +131,14 @@ func (s saved) path() string {
 	return s.flannels
 }
 
-// remove takes the file away when DEL is done. Nothing there is no error.
-func (s saved) remove() error {
-	if err := s.removeFiles(s.path()); err != nil {
+// remove takes the file away when DEL is done. Nothing there is no error, and a
+// file of another network stays.
+func (s saved) remove(network string) error {
+	err := removeFile(s.unnamed)
+	if _, errGet := s.get(network); !errors.Is(errGet, fs.ErrNotExist) {
+		err = errors.Join(err, s.removeFiles(s.path()))
+	}
+	if err != nil {
 		return explainSaved(fmt.Errorf("forget the delegate's configuration: %w", err))
 	}
 	return nil
@@ -145,11 +155,15 @@ func (s saved) removeFiles(path string) error {
 		return err
 	}
 	if second, err := os.Lstat(s.flannels); err == nil && os.SameFile(mine, second) {
-		if err := os.Remove(s.flannels); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removeFile(s.flannels); err != nil {
 			return err
 		}
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return removeFile(path)
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 		return err
 	}
 	return nil

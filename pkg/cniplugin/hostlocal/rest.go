@@ -39,13 +39,13 @@ type release struct {
 	at   time.Duration // since the boot
 }
 
-// of gives what rests now.
+// of gives what rests now. Others may have written after we asked for the time.
 func (r rest) of(m Machine) []release {
 	if r.boot != m.Boot {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(r.released), func(x release) bool {
-		return x.at > m.Uptime || m.Uptime-x.at >= restTime
+		return x.at-m.Uptime >= restTime || m.Uptime-x.at >= restTime
 	})
 }
 
