@@ -27,10 +27,10 @@ MODULES := . tools test/kube
 # Static binaries; and the tests run what is shipped. race is the exception.
 export CGO_ENABLED := 0
 
-.PHONY: help build image test test-kube test-tools verify race fuzz e2e soak demo bench stats clean needs fmt-check tidy-check
+.PHONY: help build image test test-kube test-tools verify race fuzz e2e soak demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
 
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## static bin/weftd, bin/weft and bin/weftctl, version stamped
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -82,9 +82,24 @@ soak: needs ## the same 50 times, 50 restarts of each kind, a million steps with
 demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running
 	@bin/weftctl demo $(DEMO_FLAGS)
 
-bench: ## all benchmarks with allocations (BENCH=regexp for a part)
+bench: needs ## the daemon as a whole: bin/bench.md and .json (PEER=daemon PEER_ARGS=..., BENCH_ONLY=join,path)
+	@mkdir -p bin; PEER='$(PEER)' PEER_ARGS='$(PEER_ARGS)' BASE_DAEMON='$(BASE_DAEMON)' WEFT_BENCH_ONLY='$(BENCH_ONLY)' \
+	  WEFT_BENCH_SIZES='$(BENCH_SIZES)' WEFT_BENCH_ROUNDS='$(BENCH_ROUNDS)' WEFT_BENCH_OUT='$(CURDIR)/bin/bench' \
+	  go test -count=1 -run '^$$' -bench '^BenchmarkReport$$' -benchtime 1x -timeout 60m ./test/bench && cat bin/bench.md
+
+bench-compare: ## the same beside the daemon of another revision, in turns (BASE=revision)
+	@[ -n "$(BASE)" ] || { echo "name a revision: make bench-compare BASE=HEAD~1"; exit 2; }
+	@rm -rf bin/base && git worktree prune && git worktree add -q --detach bin/base '$(BASE)' && \
+	  { (cd bin/base && go build -trimpath -ldflags '-s -w' -o ../weftd-base ./cmd/weftd); bad=$$?; \
+	    git worktree remove --force bin/base; exit $$bad; }
+	@$(MAKE) bench BASE_DAEMON='$(CURDIR)/bin/weftd-base'
+
+bench-netlink: ## what writing 30,000 entries costs at the least: one by one, batched, and by ip -batch
+	@go test -count=1 -run '^$$' -bench '^BenchmarkFloor' -benchtime 3x ./pkg/dataplane/linux
+
+bench-go: ## all benchmarks of parts, with allocations (BENCH=regexp for some)
 	@go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m \
-	  $$(grep -rlE --include='*_test.go' '^func Benchmark' . | grep -v '^./test/kube/' | xargs -r -n1 dirname | sort -u)
+	  $$(grep -rlE --include='*_test.go' '^func Benchmark' . | grep -v -e '^./test/kube/' -e '^./test/bench/' | xargs -r -n1 dirname | sort -u)
 	@cd test/kube && go test -vet=off -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m ./...
 
 stats: ## function length, test/source lines, packages and what each imports

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -52,13 +53,19 @@ func plan(ttl, margin time.Duration) (due, late time.Duration) {
 	return min(ttl/3, late/2), late
 }
 
+// jittered is up to a fifth earlier, so that a cluster that was started at once does
+// not renew at once for ever.
+func jittered(due time.Duration) time.Duration {
+	return due - time.Duration(rand.Int64N(int64(due)/5+1)) //nolint:gosec // no secret
+}
+
 // renewed takes what the store answered, in seconds.
 func (l *life) renewed(seconds int64) {
 	ttl := time.Duration(seconds) * time.Second
 	due, late := plan(ttl, l.margin)
 	l.ends, l.late = time.Now().Add(ttl), time.Now().Add(late)
 	l.fails = 0
-	l.due.Reset(due)
+	l.due.Reset(jittered(due))
 	if l.warned {
 		l.warned = false
 		l.log.WithField("lives", ttl).Info("our lease is renewed again")

@@ -171,3 +171,19 @@ func TestPasswordFile(t *testing.T) {
 		})
 	}
 }
+
+func TestRenewalsAreSpread(t *testing.T) {
+	seen := map[time.Duration]bool{}
+	for range 100 {
+		d := jittered(8 * time.Hour)
+		if seen[d] = true; d > 8*time.Hour || d < 8*time.Hour*4/5 {
+			t.Errorf("%s", d)
+		}
+	}
+	if len(seen) < 50 {
+		t.Errorf("only %d different ones", len(seen))
+	}
+	if d := jittered(0); d != 0 {
+		t.Errorf("a lease that is over is renewed in %s", d)
+	}
+}
