@@ -30,6 +30,23 @@ import (
 
 const fromFlannel = "../../dist/kubernetes/weft-from-flannel.yml"
 
+const (
+	conflist = "../../dist/cni/10-weft.conflist"
+	cniKey   = "cni-conf.json" // in the ConfigMap
+)
+
+// A node gets the same CNI configuration from a package and from the manifest.
+func TestTheManifestsConflist(t *testing.T) {
+	shipped, err := os.ReadFile(conflist)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := object[corev1.ConfigMap](t, manifest, "ConfigMap")
+	if diff := gocmp.Diff(string(shipped), config.Data[cniKey]); diff != "" {
+		t.Errorf("-%s +%s:\n%s", conflist, manifest, diff)
+	}
+}
+
 // objects are the documents of a manifest, in order.
 func objects(path string) ([]*unstructured.Unstructured, error) {
 	raw, err := os.ReadFile(path)
