@@ -14,6 +14,8 @@ DEMO_FLAGS ?=
 BENCH ?= .
 PKG ?= ./...
 ROUNDS ?= 20
+N ?= 200
+PEER_BIN ?= /opt/cni/bin
 STEPS ?= 1000000
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
   -run '^Test(Disturbances|Fight|RestartUnderTraffic|EndsPromptly)$$' ./test/e2e
@@ -75,8 +77,10 @@ e2e: needs ## every disturbance 20 times, with the table of repair times (ROUNDS
 	@$(RELIABILITY)
 
 soak: ROUNDS = 50
-soak: needs ## the same 50 times, 50 restarts of each kind, a million steps with random kernel errors
+soak: needs ## the same 50 times, 50 restarts of each kind, a million steps with random kernel errors, CNI plugins killed
 	@$(RELIABILITY)
+	@WEFT_CNI_ROUNDS=1000 go test -count=1 -v -timeout 60m -run '^Test(KilledAtEveryCall|EveryCallFails|EightAtOnce)$$' \
+	  ./pkg/cniplugin
 	@WEFT_STEPS=$(STEPS) go test -count=1 -v -timeout 60m -run '^TestOrdeal$$' ./pkg/dataplane/reconcile
 
 demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running
@@ -102,6 +106,10 @@ bench-go: ## all benchmarks of parts, with allocations (BENCH=regexp for some)
 	  $$(grep -rlE --include='*_test.go' '^func Benchmark' . | grep -v -e '^./test/kube/' -e '^./test/bench/' | xargs -r -n1 dirname | sort -u)
 	@cd test/kube && go test -vet=off -run '^$$' -bench '$(BENCH)' -benchmem -timeout 30m ./...
 
+bench-cni: ## what a pod's start waits for: weft beside the floor (PEER_CONF=conflist PEER_BIN=dir for others, N=200)
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/cni/ ./cmd/weft ./test/cnibench ./test/cnibench/floor
+	@BIN=bin/cni N='$(N)' PEER_CONF='$(PEER_CONF)' PEER_BIN='$(PEER_BIN)' bin/cni/cnibench
+
 stats: ## function length, test/source lines, packages and what each imports
 	@go run ./test/arch/stats
 
@@ -110,10 +118,10 @@ clean: ## remove what the targets above made
 
 needs:
 	@echo "needs: $$(go version | cut -d' ' -f3)"; \
-	for p in iptables-nft iptables-legacy; do command -v $$p >/dev/null || missing=1; done; \
-	[ -z "$$missing" ] || { echo "installing iptables: the tests of its rules engine need it"; \
-	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q iptables; } >/dev/null || \
-	  echo "iptables can't be installed: its tests will fail"; }; \
+	for p in iptables-nft iptables-legacy nft /usr/lib/cni/portmap; do command -v $$p >/dev/null || missing=1; done; \
+	[ -z "$$missing" ] || { echo "installing iptables, nft and the CNI project's plugins: tests need them"; \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q iptables nftables \
+	  containernetworking-plugins; } >/dev/null || echo "they can't be installed: tests will fail or be skipped"; }; \
 	[ "$$(id -u)" = 0 ] || echo "needs: not root, so tests that need network namespaces will be skipped or fail"
 
 fmt-check:

@@ -223,6 +223,14 @@ func TestDamagedFiles(t *testing.T) {
 			t.Errorf("want %q in %v", want, err)
 		}
 	}
+	keys, errKeys := dir.Keys()
+	if d := cmp.Diff([]attachment.Key{
+		one.Key,
+		{Network: "cbr0", Container: "pod-2", Interface: "eth0"},
+		{Network: "cbr0", Container: "pod-3", Interface: "eth0"},
+	}, keys); d != "" || errKeys != nil {
+		t.Error(errKeys, d)
+	}
 	if !errors.As(err, new(*attachment.DamagedError)) {
 		t.Errorf("have %T", err)
 	}

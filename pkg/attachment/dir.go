@@ -142,6 +142,28 @@ func (d Dir) Load() ([]Attachment, error) {
 	return out, errors.Join(errs...)
 }
 
+// Keys lists the attachments that have a record, also one that can't be read.
+// No directory is none.
+func (d Dir) Keys() ([]Key, error) {
+	entries, err := os.ReadDir(string(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the attachments: %w", err)
+	}
+	var out []Key
+	for _, e := range entries {
+		network, rest, _ := strings.Cut(e.Name(), ":")
+		container, ifName, _ := strings.Cut(rest, ":")
+		k := Key{network, container, ifName}
+		if !e.IsDir() && k.String() == e.Name() && isName(network) && isName(container) && isName(ifName) {
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
+
 // read reads a file, which must be the record of that name.
 func read(path, name string) (Attachment, error) {
 	b, err := os.ReadFile(path)

@@ -128,14 +128,14 @@ func (c Call) collect(conf config, req request) error {
 		return err
 	}
 	defer k.close()
-	records, errLoad := conf.records.Load()
-	var errs []error
-	if errLoad != nil {
-		errs = append(errs, explainRecord(errLoad))
+	keys, err := conf.records.Keys()
+	if err != nil {
+		return explainRecord(err)
 	}
-	for _, r := range records {
-		if r.Network == conf.network && !valid[holderOf(r.Key)] && !conf.records.Busy(r.Key) {
-			errs = append(errs, c.collectOne(conf, req, k, holderOf(r.Key)))
+	var errs []error
+	for _, key := range keys {
+		if key.Network == conf.network && !valid[holderOf(key)] && !conf.records.Busy(key) {
+			errs = append(errs, c.collectOne(conf, req, k, holderOf(key)))
 		}
 	}
 	errs = append(errs, c.collectSaved(conf, req, valid))
@@ -144,10 +144,7 @@ func (c Call) collect(conf config, req request) error {
 	_, err = store.Reclaim(func(e hostlocal.Entry) bool {
 		return !valid[e.Holder] && !valid.container(e.Holder) && !conf.recorded(e.Holder)
 	})
-	errs = append(errs, explainStore(err))
-	if errLoad == nil { // else a port may be of what can't be read
-		errs = append(errs, sweepPorts(conf))
-	}
+	errs = append(errs, explainStore(err), sweepPorts(conf))
 	return errors.Join(errs...)
 }
 
@@ -177,11 +174,15 @@ func (c Call) collectSaved(conf config, req request, valid attachments) error {
 	return errors.Join(errs...)
 }
 
-// sweepPorts removes host ports that lead to no pod that has a record.
+// sweepPorts removes host ports that lead to no pod that has a record. Where a
+// record can't be read, a port may be its pod's, and all stay.
 func sweepPorts(conf config) error {
 	ports, err := hostports.Open()
 	if err == nil {
 		err = ports.Sweep(conf.records.Load)
+	}
+	if errors.As(err, new(*attachment.DamagedError)) {
+		return nil
 	}
 	if err != nil {
 		return refused("collect host ports", err)
