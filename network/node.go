@@ -75,7 +75,6 @@ type Node struct {
 	ledger ledger
 	status Status
 	ready  bool
-	said   map[string]bool // like seen, for the loop's goroutine
 }
 
 // view is what the node knows now. Only steer touches it.
@@ -100,11 +99,11 @@ func New(opts Options) *Node {
 		opts:  opts,
 		files: files{dir: opts.StateDir},
 		seen:  map[string]bool{},
-		said:  map[string]bool{},
 		poke:  make(chan struct{}, 1),
 
 		turned: make(chan struct{}, 1),
 	}
+	n.ledger.complaints = complaints{}
 	n.self, _ = opts.Store.(selfStore)
 	_, _ = rand.Read(n.random[:]) // never fails (crypto/rand, Go 1.24)
 	n.loop = reconcile.New(opts.Kernel, reconcile.Options{

@@ -34,6 +34,7 @@ type ledger struct {
 	rounds     int
 	ops        int
 	drift      drift
+	complaints complaints
 }
 
 // onRound takes the loop's report. It must not block.
@@ -44,9 +45,11 @@ func (n *Node) onRound(r reconcile.Round) {
 	n.mu.Lock()
 	n.ledger.add(r)
 	tell := n.ledger.drift.note(r, time.Now())
+	refused, conflicts := n.ledger.complaints.fresh(r)
 	fought := len(n.ledger.drift.seen) > 0 && r.Repaired == len(r.Applied.Ops)
 	n.mu.Unlock()
 	n.logRound(r, fought)
+	n.logComplaints(refused, conflicts)
 	n.logFights(tell)
 	n.LookAgain()
 }
@@ -196,8 +199,6 @@ func (n *Node) notify(state string) {
 
 func (n *Node) notifyStopping() { n.notify(daemon.SdNotifyStopping) }
 
-// logRound says what an operator must know about a round: what was mended or
-// went wrong. Each op is for debugging, and so is each blow of a fight.
 // debugs tells whether somebody reads debug lines. There is one for each entry.
 func debugs(log logrus.FieldLogger) bool {
 	switch l := log.(type) {
@@ -209,6 +210,8 @@ func debugs(log logrus.FieldLogger) bool {
 	return true
 }
 
+// logRound says what an operator must know about a round: what was mended or
+// went wrong. Each op is for debugging, and so is each blow of a fight.
 func (n *Node) logRound(r reconcile.Round, fought bool) {
 	log := n.opts.Log
 	if r.Err != nil {
@@ -230,9 +233,11 @@ func (n *Node) logRound(r reconcile.Round, fought bool) {
 			"took": r.Took.Round(time.Microsecond).String(),
 		}).Log(level, "kernel programmed")
 	}
-	refused := slices.DeleteFunc(slices.Clone(r.Failed), func(f *dataplane.OpError) bool {
-		return errors.Is(f, dataplane.ErrOccupied) // a conflict, of which more below
-	})
+}
+
+// logComplaints says what can't be written, and stays so until somebody acts.
+func (n *Node) logComplaints(refused []*dataplane.OpError, conflicts []dataplane.Op) {
+	log := n.opts.Log
 	for i, f := range refused {
 		if i == maxLogged {
 			log.WithField("more", len(refused)-i).Warn("further entries were refused; see weftctl plan")
@@ -240,24 +245,14 @@ func (n *Node) logRound(r reconcile.Round, fought bool) {
 		}
 		log.WithError(f.Err).WithField("op", f.Op.String()).Warn("the kernel refused an entry")
 	}
-	for i, op := range r.Left.Conflicts {
+	for i, op := range conflicts {
 		if i == maxLogged {
+			log.WithField("more", len(conflicts)-i).Error("further entries are taken; see weftctl plan")
 			break
 		}
-		n.conflictOnce(op)
-	}
-}
-
-const maxLogged = 5 // failures of one round that are logged one by one
-
-func (n *Node) conflictOnce(op dataplane.Op) {
-	key := "conflict " + op.Entry()
-	n.mu.Lock()
-	said := n.said[key]
-	n.said[key] = true
-	n.mu.Unlock()
-	if !said {
-		n.opts.Log.WithFields(logrus.Fields{"entry": op.Entry(), "next": conflictText(op)}).
+		log.WithFields(logrus.Fields{"entry": op.Entry(), "next": conflictText(op)}).
 			Error("an entry that weft needs is taken; it is left alone")
 	}
 }
+
+const maxLogged = 5 // complaints of one round that are logged one by one
