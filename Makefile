@@ -17,6 +17,7 @@ ROUNDS ?= 20
 N ?= 200
 PEER_BIN ?= /opt/cni/bin
 STEPS ?= 1000000
+MINUTES ?= 5
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
   -run '^Test(Disturbances|Fight|RestartUnderTraffic|EndsPromptly)$$' ./test/e2e
 LINT := bin/golangci-lint
@@ -29,7 +30,7 @@ MODULES := . tools test/kube
 # Static binaries; and the tests run what is shipped. race is the exception.
 export CGO_ENABLED := 0
 
-.PHONY: help build image test test-kube test-tools verify race fuzz e2e soak demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
+.PHONY: help build image test test-kube test-tools verify race fuzz e2e soak chaos demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +83,9 @@ soak: needs ## the same 50 times, 50 restarts of each kind, a million steps with
 	@WEFT_CNI_ROUNDS=1000 go test -count=1 -v -timeout 60m -run '^Test(KilledAtEveryCall|EveryCallFails|EightAtOnce)$$' \
 	  ./pkg/cniplugin
 	@WEFT_STEPS=$(STEPS) go test -count=1 -v -timeout 60m -run '^TestOrdeal$$' ./pkg/dataplane/reconcile
+
+chaos: needs ## six nodes, everything at once for MINUTES=5; SEED= repeats a run
+	@WEFT_CHAOS_SEED=$(SEED) WEFT_CHAOS_MINUTES=$(MINUTES) go test -count=1 -v -timeout 60m -run '^TestChaos$$' ./test/e2e
 
 demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running
 	@bin/weftctl demo $(DEMO_FLAGS)

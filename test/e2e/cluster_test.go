@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 }
 
 func build(m *testing.M) int {
+	if role := os.Getenv(roleEnv); role != "" {
+		return play(role)
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "e2e: these tests make network namespaces with names; run them as root")
 		return 1
@@ -62,7 +65,8 @@ var (
 // cluster is a topology and what it needs to start daemons on it.
 type cluster struct {
 	*topology.Topology
-	t testing.TB
+	t     testing.TB
+	store *store // nil: node 1 serves it
 }
 
 func newCluster(t testing.TB, nodes int, underlay ...netip.Prefix) *cluster {
@@ -83,7 +87,7 @@ func newCluster(t testing.TB, nodes int, underlay ...netip.Prefix) *cluster {
 			t.Error(err)
 		}
 	})
-	return &cluster{top, t}
+	return &cluster{Topology: top, t: t}
 }
 
 // daemon is a weftd on one node.
@@ -95,8 +99,11 @@ type daemon struct {
 	proc *topology.Process
 }
 
-// etcdURL is where node 1 serves the store.
+// etcdURL is where the store is served: by node 1, if none stands alone.
 func (c *cluster) etcdURL() string {
+	if c.store != nil {
+		return c.store.url()
+	}
 	return "http://" + netip.AddrPortFrom(c.Nodes[0].Addrs[0], 2379).String()
 }
 
@@ -240,8 +247,12 @@ func (d *daemon) awaitLog(words ...string) {
 // output runs a command in a namespace and gives what it prints.
 func output(t testing.TB, ns *topology.Namespace, path string, args ...string) (string, error) {
 	t.Helper()
+	return outputOf(t, ns, exec.Command(path, args...))
+}
+
+func outputOf(t testing.TB, ns *topology.Namespace, cmd *exec.Cmd) (string, error) {
+	t.Helper()
 	var out bytes.Buffer
-	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	p, err := ns.Start(cmd)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -40,7 +41,8 @@ type stream struct {
 // tallySheet is what the sender knows.
 type tallySheet struct {
 	sent    int
-	refused []error // by our own kernel
+	refused []error     // by our own kernel
+	at      []time.Time // when each was sent
 }
 
 // tally is how a stream went. The zero value but for Sent is a good one.
@@ -56,8 +58,14 @@ const streamRate = 1000 // packets a second
 // startStream begins to send, and returns when the first packet has arrived.
 func startStream(t *testing.T, from, to *topology.Namespace, addr netip.Addr) *stream {
 	t.Helper()
+	return startStreamOf(t, streamRate, from, to, addr)
+}
+
+// startStreamOf is startStream with so many packets a second.
+func startStreamOf(t *testing.T, rate int, from, to *topology.Namespace, addr netip.Addr) *stream {
+	t.Helper()
 	s := &stream{
-		t: t, name: fmt.Sprintf("%s to %s", from.Name, addr), every: time.Second / streamRate,
+		t: t, name: fmt.Sprintf("%s to %s", from.Name, addr), every: time.Second / time.Duration(rate),
 		end: make(chan struct{}), sent: make(chan tallySheet, 1), arrived: make(chan []uint64, 1),
 	}
 	s.stop = sync.OnceFunc(func() { close(s.end) })
@@ -113,6 +121,7 @@ func (s *stream) send(to net.Addr) {
 			if _, err := s.from.WriteTo(binary.BigEndian.AppendUint64(nil, uint64(sheet.sent)), to); err != nil {
 				sheet.refused = append(sheet.refused, err)
 			}
+			sheet.at = append(sheet.at, time.Now())
 			s.handed.Add(1)
 		}
 		select {
@@ -141,6 +150,31 @@ func (s *stream) receive() {
 // finish ends the stream, waits for what is on its way, and counts.
 func (s *stream) finish() tally {
 	s.t.Helper()
+	sheet, arrived := s.ended()
+	return count(sheet, arrived, s.every)
+}
+
+// lost ends the stream and tells when those packets were sent that got lost.
+func (s *stream) lost() []time.Time {
+	s.t.Helper()
+	sheet, arrived := s.ended()
+	missed := map[int]bool{}
+	for i := range sheet.sent {
+		missed[i] = true
+	}
+	for _, n := range arrived {
+		delete(missed, int(n))
+	}
+	var out []time.Time
+	for _, i := range slices.Sorted(maps.Keys(missed)) {
+		out = append(out, sheet.at[i])
+	}
+	return out
+}
+
+// ended stops the stream and waits for what is on its way.
+func (s *stream) ended() (tallySheet, []uint64) {
+	s.t.Helper()
 	s.stop()
 	sheet := <-s.sent
 	const onTheWay = 2 * time.Second
@@ -150,7 +184,7 @@ func (s *stream) finish() tally {
 		<-tick.C
 	}
 	_ = s.to.Close()
-	return count(sheet, <-s.arrived, s.every)
+	return sheet, <-s.arrived
 }
 
 // watch waits until so many more packets have arrived on each stream.
@@ -224,7 +258,7 @@ func TestCountOfAStream(t *testing.T) {
 			tally{Sent: 8, Lost: []string{"1-2 (1ms)", "5-5 (5ms)", "7-7 (7ms)"}, Twice: 1},
 		},
 		"refused": {
-			tallySheet{2, []error{net.ErrClosed, net.ErrClosed}}, []uint64{0, 1},
+			tallySheet{sent: 2, refused: []error{net.ErrClosed, net.ErrClosed}}, []uint64{0, 1},
 			tally{Sent: 2, Refused: []string{net.ErrClosed.Error()}},
 		},
 	} {

@@ -1,0 +1,285 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/pkg/topology"
+)
+
+const (
+	chaosNodes = 6
+	// quietFrom is the first of the nodes to whose data path nobody does anything.
+	// All else happens to them as well: kill -9, a store that hangs or forgets,
+	// hostile leases, peers that come and go. Between them no packet may be lost.
+	quietFrom = 4
+	// chaosGrace is the time in which a broken data path must be whole again, on a
+	// machine that has much else to do.
+	chaosGrace = 2 * time.Second
+)
+
+// TestChaos lets everything happen at once, by chance, for a while, and wants in
+// the end that every kernel holds what the leases say, that what is foreign was
+// not touched, that all pods reach each other, and that no packet was lost but
+// where somebody had just broken the path of that very node.
+//
+//	make chaos SEED=… MINUTES=…
+func TestChaos(t *testing.T) {
+	seed, length := uint64(time.Now().UnixNano()), 15*time.Second
+	if text := os.Getenv("WEFT_CHAOS_SEED"); text != "" {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatalf("WEFT_CHAOS_SEED=%q: want a number", text)
+		}
+		seed = n
+	}
+	if text := os.Getenv("WEFT_CHAOS_MINUTES"); text != "" {
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil || n <= 0 {
+			t.Fatalf("WEFT_CHAOS_MINUTES=%q: want a number of minutes", text)
+		}
+		length = time.Duration(n * float64(time.Minute))
+	}
+	x := newChaos(t)
+	steps := schedule(seed, x.lanes(), length)
+	t.Logf("make chaos SEED=%d MINUTES=%.2f: %d steps", seed, length.Minutes(), len(steps))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("what happened, make chaos SEED=%d MINUTES=%.2f:\n%s", seed, length.Minutes(), strings.Join(x.told, "\n"))
+		}
+	})
+	meters := x.startMeters()
+	x.play(steps)
+	x.settle()
+	x.judge(meters)
+}
+
+// chaos is one run.
+type chaos struct {
+	*cluster
+	t       *testing.T
+	daemons []*daemon
+	mirrors []*mirror
+	pods    []*topology.Pod
+	foreign [][]string // of each node, before
+	began   time.Time
+	told    []string
+	broken  [chaosNodes][]window // times in which somebody broke a node's data path
+	away    [chaosNodes][]window // times in which its daemon, or the store, was away
+	present [chaosNodes]bool     // its daemon runs
+	count   map[string]int
+}
+
+func newChaos(t *testing.T) *chaos {
+	x := &chaos{cluster: newCluster(t, chaosNodes, underlay4, underlay6), t: t, count: map[string]int{}}
+	x.newStore(`{"EnableNFTables":true,"EnableIPv6":true,"Network":"10.42.0.0/16","IPv6Network":"fd00:42::/48",` +
+		`"SubnetMin":"10.42.1.0","SubnetMax":"10.42.199.0","IPv6SubnetMin":"fd00:42:0:1000::","Backend":{"Type":"vxlan"}}`)
+	for i, n := range x.Nodes {
+		x.daemons = append(x.daemons, x.daemon(i).start())
+		x.mirrors = append(x.mirrors, newMirror(t, n))
+		x.seedForeign(i)
+	}
+	for i, d := range x.daemons {
+		d.awaitReady(chaosNodes - 1)
+		x.pods = append(x.pods, x.pod(x.Nodes[i], "a"))
+	}
+	for i, d := range x.daemons {
+		d.awaitPlanEmpty()
+		if err := d.asModelled(x.mirrors[i], x.etcdURL()); err != nil {
+			t.Fatal(err)
+		}
+		x.foreign = append(x.foreign, x.mirrors[i].foreign(t))
+	}
+	for i := range x.present {
+		x.present[i] = true
+	}
+	x.began = time.Now()
+	return x
+}
+
+// meter is a stream and the nodes that it runs between.
+type meter struct {
+	*stream
+	from, to int
+}
+
+// startMeters has full streams between the quiet nodes, and thin ones elsewhere.
+func (x *chaos) startMeters() (out []meter) {
+	const thin = 100
+	start := func(rate, from, to int) {
+		for _, addr := range x.pods[to].Addrs {
+			s := startStreamOf(x.t, rate, &x.pods[from].Namespace, &x.pods[to].Namespace, addr)
+			out = append(out, meter{s, from, to})
+		}
+	}
+	start(streamRate, quietFrom, quietFrom+1)
+	start(streamRate, quietFrom+1, quietFrom)
+	for i := range quietFrom {
+		start(thin, i, (i+1)%quietFrom)
+		start(thin, quietFrom+i%2, i)
+	}
+	return out
+}
+
+// event is a step's beginning or its end.
+type event struct {
+	at   time.Duration
+	what string
+	do   func()
+}
+
+// play does the steps, and undoes each when its time is over.
+func (x *chaos) play(steps []step) {
+	x.began = time.Now()
+	var ends []event
+	wait := func(until time.Duration) {
+		for {
+			next := -1
+			for i, e := range ends {
+				if e.at <= until && (next < 0 || e.at < ends[next].at) {
+					next = i
+				}
+			}
+			if next < 0 {
+				break
+			}
+			e := ends[next]
+			ends = append(ends[:next], ends[next+1:]...)
+			<-time.After(e.at - time.Since(x.began))
+			x.tell("over: %s", e.what)
+			e.do()
+		}
+		if pause := until - time.Since(x.began); until < time.Hour && pause > 0 {
+			<-time.After(pause)
+		}
+	}
+	for _, s := range steps {
+		wait(s.at)
+		x.tell("%s", s)
+		x.count[s.deed]++
+		if undo := x.do(s); undo != nil {
+			ends = append(ends, event{s.at + s.lasts, fmt.Sprintf("%s, node %d", s.deed, s.node+1), undo})
+		}
+		if x.t.Failed() {
+			break
+		}
+	}
+	wait(time.Hour)
+}
+
+func (x *chaos) tell(format string, args ...any) {
+	now := time.Since(x.began).Round(time.Millisecond)
+	x.told = append(x.told, fmt.Sprintf("%9s  ", now)+fmt.Sprintf(format, args...))
+}
+
+// note records what was of no avail: nothing to disturb there, at this moment.
+func (x *chaos) note(err error) {
+	if err != nil {
+		x.tell("    %v", err)
+	}
+}
+
+// settle waits until the cluster is at rest and every kernel as modelled.
+func (x *chaos) settle() {
+	x.t.Helper()
+	const patience = 90 * time.Second // a doubt takes 30 s, an audit a minute
+	rested := time.Now()
+	for i, d := range x.daemons {
+		x.t.Logf("node %d: %d routes of others stood where a route of ours belongs, and were taken away", i+1, x.dismiss(i))
+		eventually(x.t, patience, func() error {
+			s, err := d.status()
+			if err == nil && (!s.Ready || s.Peers != chaosNodes-1) {
+				err = fmt.Errorf("node %d: ready %v %v, %d peers", i+1, s.Ready, s.Reasons, s.Peers)
+			}
+			if err == nil {
+				err = d.asModelled(x.mirrors[i], x.etcdURL())
+			}
+			return err
+		})
+	}
+	x.t.Logf("at rest after %s", time.Since(rested).Round(time.Millisecond))
+}
+
+// dismiss removes the routes that somebody put in the place of ours while no
+// daemon was there to see it: weft leaves them alone and tells, and an operator
+// does this.
+func (x *chaos) dismiss(node int) (removed int) {
+	x.t.Helper()
+	m := x.mirrors[node]
+	var plan network.PlanReply
+	eventually(x.t, 10*time.Second, func() error {
+		plan = network.PlanReply{}
+		return x.daemons[node].ask("/v1/plan", &plan)
+	})
+	if len(plan.Conflicts) == 0 {
+		return 0
+	}
+	routes, err := m.clusterRoutes()
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	for _, r := range routes {
+		told := func(conflict string) bool { return strings.Contains(conflict, r.Dst.String()) }
+		if r.Protocol != weftProtocol && slices.ContainsFunc(plan.Conflicts, told) {
+			x.note(m.RouteDel(&r))
+			removed++
+		}
+	}
+	return removed
+}
+
+func (x *chaos) judge(meters []meter) {
+	x.t.Helper()
+	for i, before := range x.foreign {
+		if d := cmp.Diff(before, x.mirrors[i].foreign(x.t)); d != "" {
+			x.t.Errorf("node %d: what is foreign has changed:\n%s", i+1, d)
+		}
+	}
+	const mtu = 1430
+	x.mesh(x.pods, mtu)
+	var windows [chaosNodes][]window
+	for i := range windows {
+		windows[i] = excused(x.broken[i], x.away[i], chaosGrace)
+	}
+	for _, m := range meters {
+		m.stop()
+	}
+	for _, m := range meters {
+		lost := m.lost()
+		bad := inNone(lost, append(append([]window(nil), windows[m.from]...), windows[m.to]...))
+		x.t.Logf("stream from %s: %d sent, %d lost, %d of them without an excuse",
+			m.name, m.handed.Load(), len(lost), len(bad))
+		if len(bad) > 0 {
+			first, last := bad[0].Sub(x.began), bad[len(bad)-1].Sub(x.began)
+			x.t.Errorf("stream from %s: %d packets lost without an excuse, the first at %s, the last at %s",
+				m.name, len(bad), first.Round(time.Millisecond), last.Round(time.Millisecond))
+		}
+	}
+	for _, d := range x.daemons {
+		if !alive(d.proc) {
+			x.t.Errorf("%s has ended: %v", d.node.Name, d.proc.Err())
+		}
+	}
+	x.t.Logf("what happened, how often: %v", x.count)
+}
+
+func alive(p *topology.Process) bool {
+	select {
+	case <-p.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// errNothing is for a disturbance that came to nothing, as another one had been there.
+var errNothing = errors.New("nothing to disturb")
