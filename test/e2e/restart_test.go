@@ -137,5 +137,14 @@ func TestEndsPromptly(t *testing.T) {
 	freeze(syscall.SIGCONT)
 	d.start().awaitReady(1)
 	end("the store's own daemon, with clients", store)
+	store.start().awaitReady(1)
+	d.unchanged(true)
+	if err := d.proc.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	end("the store's own daemon, with a client that hangs", store)
+	if err := d.proc.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 	end("gone", d)
 }

@@ -42,6 +42,7 @@ const (
 	electionAlone = 500 // ms
 	progressEvery = 5 * time.Second
 	giveUpAfter   = 30 * time.Second // a start that was cancelled
+	endGently     = 300 * time.Millisecond
 )
 
 // The phases of a server.
@@ -90,6 +91,7 @@ type Server struct {
 	log      logrus.FieldLogger
 	failed   chan error
 	done     chan struct{} // closed when failed has no writer any more
+	closed   chan struct{} // by Close, at its end
 	phase    *atomic.Int32
 	waiting  sync.WaitGroup
 }
@@ -127,7 +129,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	}
 	s := &Server{
 		etcd: e, lock: lock, log: o.Log, endpoint: endpointOf(e.Clients, o.secure()), phase: phase,
-		failed: make(chan error, 1), done: make(chan struct{}),
+		failed: make(chan error, 1), done: make(chan struct{}), closed: make(chan struct{}),
 	}
 	go s.listenForFailure()
 	if len(m.peers) > 1 {
@@ -149,14 +151,31 @@ func (s *Server) Endpoint() string { return s.endpoint }
 func (s *Server) Err() <-chan error { return s.failed }
 
 // Close ends the server after the requests that are under way, and gives the
-// data directory free. A second call does nothing.
+// data directory free. Clients that don't let go are left to a goroutine that
+// ends by itself: etcd would wait 6 s for them, and has been seen to wait for
+// minutes when one of them hung. A second call does nothing.
 func (s *Server) Close() error {
 	if s.phase.Swap(ending) == ending {
-		<-s.done
+		<-s.closed
 		return nil
 	}
-	closeEtcd(s.etcd)
-	<-s.done
+	defer close(s.closed)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		closeEtcd(s.etcd)
+	}()
+	patience := time.NewTimer(endGently)
+	defer patience.Stop()
+	select {
+	case <-gone:
+		<-s.done
+	case <-patience.C:
+		s.etcd.Server.HardStop() // ends what is on the disk; idempotent
+		for _, l := range s.etcd.Clients {
+			_ = l.Close() // the port is free for the next one
+		}
+	}
 	s.waiting.Wait()
 	return s.lock.Close()
 }
