@@ -50,8 +50,13 @@ type keeper struct {
 	fits  func(subnet.Config, subnet.Lease) bool
 }
 
-// fightPause slows down two nodes that believe to hold one lease.
-const fightPause = time.Second
+// A lease that is lost soon after it was taken is taken again at once a few
+// times: somebody deletes leases by hand, and no packet shall be lost. From then
+// on two nodes believe to hold one, and a pause slows them down.
+const (
+	fightPause = time.Second
+	fightFree  = 3
+)
 
 // run serves claims until ctx ends: it acquires, tells, holds; a lost lease is
 // acquired again, a new claim is published.
@@ -62,6 +67,7 @@ func (k keeper) run(ctx context.Context, claims <-chan subnet.Claim, leases chan
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	soon := 0 // leases in a row that were lost soon
 	for {
 		lease, err := k.acquire(ctx, claims, &claim)
 		if err != nil {
@@ -79,7 +85,10 @@ func (k keeper) run(ctx context.Context, claims <-chan subnet.Claim, leases chan
 			if err != nil {
 				return err
 			}
-			if !held && time.Since(began) < fightPause && !sleep(ctx, fightPause) {
+			if soon++; held || time.Since(began) >= fightPause {
+				soon = 0
+			}
+			if soon > fightFree && !sleep(ctx, fightPause) {
 				return ctx.Err()
 			}
 		}

@@ -326,6 +326,13 @@ func TestLostLeaseIsTakenAgain(t *testing.T) {
 		if again := b.node.Status().Node.Lease; again != lease {
 			t.Errorf("lease %s, want %s again", again, lease)
 		}
+		for range 3 { // and soon again: at once
+			b.server.Delete(lease)
+			b.settle(10 * time.Millisecond)
+			if s := b.node.Status(); s.Store.Leases != 1 {
+				t.Errorf("%d leases in the store soon after ours was deleted, want 1", s.Store.Leases)
+			}
+		}
 		if s := b.node.Status(); s.Store.Leases != 1 {
 			t.Errorf("%d leases in the store, want 1", s.Store.Leases)
 		}

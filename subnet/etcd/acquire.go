@@ -17,8 +17,7 @@ import (
 
 // How long the loser of a race waits before it tries again.
 const (
-	raceFirst   = 5 * time.Millisecond
-	raceLongest = time.Second
+	raceFirst = 5 * time.Millisecond
 )
 
 // errRace is for a transaction that somebody else was ahead of.
@@ -60,11 +59,11 @@ func (s *Store) Acquire(ctx context.Context, c subnet.Claim) (subnet.Lease, erro
 		if errors.Is(err, errRace) {
 			out.end()
 			n = 0
-			perr = pause(ctx, races, raceFirst, raceLongest)
+			perr = pause(ctx, races, raceFirst)
 			races++
 		} else {
 			out.begin(err)
-			perr = pause(ctx, n, waitFirst, waitLongest)
+			perr = pause(ctx, n, waitFirst)
 			n++
 		}
 		if perr != nil {

@@ -142,7 +142,7 @@ func New(o Options) (*Store, error) {
 				Backoff: backoff.Config{
 					BaseDelay: waitFirst, Multiplier: 2, Jitter: 0.3, MaxDelay: waitLongest,
 				},
-				MinConnectTimeout: waitLongest,
+				MinConnectTimeout: connectTimeout,
 			}),
 		},
 	}

@@ -33,7 +33,7 @@ func (s *Store) Hold(ctx context.Context, l subnet.Lease) error {
 			h.out.begin(err)
 		}
 		h.life.check()
-		if err := pause(ctx, h.tries, waitFirst, waitLongest); err != nil {
+		if err := pause(ctx, h.tries, waitFirst); err != nil {
 			return err
 		}
 	}

@@ -16,8 +16,11 @@ import (
 )
 
 const (
-	waitFirst      = 100 * time.Millisecond
-	waitLongest    = 5 * time.Second
+	waitFirst = 100 * time.Millisecond
+	// waitLongest keeps the time short until an etcd that was away for long is
+	// found again: 2 s are promised. A try costs a dead etcd one refused connection.
+	waitLongest    = time.Second
+	connectTimeout = 5 * time.Second
 	requestTimeout = 10 * time.Second // one request; then the next try
 )
 
@@ -36,9 +39,9 @@ func (m mutex) lock(ctx context.Context) error {
 func (m mutex) unlock() { <-m }
 
 // pause waits before try n (from 0): up to twice as long each time, at most
-// longest, and at random so that the nodes of a cluster don't come as one.
-func pause(ctx context.Context, n int, first, longest time.Duration) error {
-	t := time.NewTimer(wait(n, first, longest))
+// waitLongest, and at random so that the nodes of a cluster don't come as one.
+func pause(ctx context.Context, n int, first time.Duration) error {
+	t := time.NewTimer(wait(n, first, waitLongest))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

@@ -57,7 +57,7 @@ func (s *Store) Publish(ctx context.Context, old, next subnet.Lease) (subnet.Lea
 		}
 		unsure = true
 		out.begin(err)
-		if pause(ctx, n, waitFirst, waitLongest) != nil {
+		if pause(ctx, n, waitFirst) != nil {
 			return fail(endedBy(ctx, err))
 		}
 	}

@@ -46,7 +46,7 @@ func (s *Store) Watch(ctx context.Context, to chan<- subnet.Snapshot) error {
 		} else {
 			w.out.begin(err)
 		}
-		if err := pause(ctx, w.tries, waitFirst, waitLongest); err != nil {
+		if err := pause(ctx, w.tries, waitFirst); err != nil {
 			return err
 		}
 	}
