@@ -19,7 +19,7 @@ PEER_BIN ?= /opt/cni/bin
 STEPS ?= 1000000
 MINUTES ?= 5
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
-  -run '^Test(Disturbances|Fight|RestartUnderTraffic|EndsPromptly)$$' ./test/e2e
+  -run '^Test(Disturbances|Fight|RestartUnderTraffic|EndsPromptly|StoreFaults)$$' ./test/e2e
 LINT := bin/golangci-lint
 IMAGE ?= weftnet/weft:edge
 ARCHES ?= amd64,arm64

@@ -105,7 +105,8 @@ func (s side) links() []disturbance {
 		{"link renamed", s.on(func(l netlink.Link) error { return s.LinkSetName(l, "elsewhere") })},
 		{"link MTU", s.on(func(l netlink.Link) error { return s.LinkSetMTU(l, 1300) })},
 		{"link MAC", s.on(func(l netlink.Link) error {
-			return s.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0, 0, 0, 0, 0x77})
+			own := l.Attrs().HardwareAddr // another one on each node, as a daemon that starts then keeps it
+			return s.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0x77, own[2], own[3], own[4], own[5]})
 		})},
 		{"link local", s.on(s.setLocal)},
 	}
