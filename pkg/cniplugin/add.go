@@ -121,7 +121,7 @@ func (a *attaching) unattached() error {
 	}
 	there := false
 	if err == nil && have.Boot == bootID() {
-		if there, err = a.kernel.hasHostLink(have.HostLink); err != nil {
+		if there, err = hasHostLink(have.HostLink); err != nil {
 			return err
 		}
 	}

@@ -134,24 +134,29 @@ func (k *kernel) connect(a plan, bridge hostLink) error {
 	if err != nil {
 		return err
 	}
-	if err := k.inPod(func() error { return setSysctls(a.podSysctls) }); err != nil {
+	podIndex := 0
+	if err := k.inPod(func() error {
+		if podIndex, err = ownLink(a.podIf); err != nil {
+			return err
+		}
+		return setSysctls(a.podSysctls)
+	}); err != nil {
 		return err
 	}
-	loopback := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: loopbackIndex}}
-	if err := k.pod.LinkSetUp(loopback); err != nil {
+	pod := byIndex(podIndex, a.podIf)
+	if err := k.pod.LinkSetUp(byIndex(loopbackIndex, "lo")); err != nil {
 		return refused("set lo up in the pod", err)
 	}
-	pod, err := k.pod.LinkByName(a.podIf)
-	if err == nil {
-		err = k.pod.LinkSetUp(pod)
-	}
-	if err != nil {
+	if err := k.pod.LinkSetUp(pod); err != nil {
 		return refused("set "+a.podIf+" up in the pod", err)
 	}
-	// In this order: a bridge is ready when one of its ports is.
-	if err := errors.Join(
-		settle(k.pod, pod.Attrs().Index), settle(k.host, hostIndex), settle(k.host, bridge.index),
-	); err != nil {
+	// The pod's end comes up with a carrier, and needs no waiting for but by
+	// IPv6. In this order: a bridge is ready when one of its ports is.
+	v6 := slices.ContainsFunc(a.podAddrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+	if v6 {
+		err = settle(k.pod, podIndex)
+	}
+	if err := errors.Join(err, settle(k.host, hostIndex), settle(k.host, bridge.index)); err != nil {
 		return err
 	}
 	for _, p := range a.podAddrs {
@@ -161,12 +166,12 @@ func (k *kernel) connect(a plan, bridge hostLink) error {
 	}
 	// A pod of IPv4 alone has but a link-local address there, which nobody needs
 	// and whose duplicates are still looked for.
-	if slices.ContainsFunc(a.podAddrs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
-		if err := errors.Join(answers(k.pod, pod.Attrs().Index), answers(k.host, bridge.index)); err != nil {
+	if v6 {
+		if err := errors.Join(answers(k.pod, podIndex), answers(k.host, bridge.index)); err != nil {
 			return err
 		}
 	}
-	if err := k.addPodRoutes(a, pod.Attrs().Index); err != nil {
+	if err := k.addPodRoutes(a, podIndex); err != nil {
 		return err
 	}
 	if a.bridge != nil {
@@ -178,6 +183,11 @@ func (k *kernel) connect(a plan, bridge hostLink) error {
 		}
 	}
 	return k.proxy(a.proxies)
+}
+
+// byIndex is a link as the library wants it where the index is known.
+func byIndex(index int, name string) netlink.Link {
+	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index, Name: name}}
 }
 
 func (k *kernel) addPodRoutes(a plan, index int) error {
@@ -201,10 +211,11 @@ func (k *kernel) addPodRoutes(a plan, index int) error {
 
 // connectHost gives the index of the host's end.
 func (k *kernel) connectHost(a plan, bridge hostLink) (int, error) {
-	link, err := k.host.LinkByName(a.hostIf)
+	index, err := ownLink(a.hostIf)
 	if err != nil {
-		return 0, refused("find "+a.hostIf, err)
+		return 0, err
 	}
+	link := byIndex(index, a.hostIf)
 	if err := k.enslave(link, a, bridge); err != nil {
 		return 0, err
 	}
@@ -214,7 +225,7 @@ func (k *kernel) connectHost(a plan, bridge hostLink) (int, error) {
 	if err := k.host.LinkSetUp(link); err != nil {
 		return 0, refused("set "+a.hostIf+" up", err)
 	}
-	return link.Attrs().Index, k.addHostRoutes(link, a)
+	return index, k.addHostRoutes(link, a)
 }
 
 // enslave makes the host's end a port of the bridge, if there is one.

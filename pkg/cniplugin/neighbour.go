@@ -62,6 +62,9 @@ func (k *kernel) unproxy(bridge string, addrs []netip.Addr) error {
 
 // bridgeAddrs gives the link's addresses; nil is no link, or one of another kind.
 func (k *kernel) bridgeAddrs(name string) (netlink.Link, []netlink.Addr, error) {
+	if index, err := linkIndex(name); err != nil || index == 0 {
+		return nil, nil, err // the usual case, at no cost
+	}
 	link, err := k.host.LinkByName(name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) || err == nil && link.Type() != "bridge" {
 		return nil, nil, nil

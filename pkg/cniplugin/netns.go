@@ -1,11 +1,9 @@
 package cniplugin
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
@@ -105,26 +103,4 @@ func (k *kernel) close() {
 			_ = ns.Close()
 		}
 	}
-}
-
-// setSysctls writes what is not so already, in the thread's namespace.
-func setSysctls(want []sysctl) error {
-	for _, s := range want {
-		path := "/proc/sys/net/" + s.path
-		have, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) && s.optional {
-			continue
-		}
-		if err == nil && string(bytes.TrimSpace(have)) != s.value {
-			err = os.WriteFile(path, []byte(s.value), 0)
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return types.NewError(codeKernel, fmt.Sprintf("set %s=%s: %v", s.path, s.value, err),
-				"the kernel has no IPv6 (ipv6.disable=1?): boot it with IPv6, or set EnableIPv6 to false")
-		}
-		if err != nil {
-			return refused(fmt.Sprintf("set %s=%s", s.path, s.value), err)
-		}
-	}
-	return nil
 }

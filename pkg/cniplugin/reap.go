@@ -89,7 +89,7 @@ func (k *kernel) reapRecords(conf config) error {
 		if r.Network != conf.network {
 			continue
 		}
-		dead, err := k.isDead(conf, r, m)
+		dead, err := isDead(conf, r, m)
 		if err == nil && dead {
 			err = k.remove(conf, request{containerID: r.Container, ifName: r.Interface})
 		}
@@ -106,14 +106,14 @@ func (c config) recorded(h hostlocal.Holder) bool {
 	return err == nil
 }
 
-func (k *kernel) isDead(conf config, r attachment.Attachment, m hostlocal.Machine) (bool, error) {
+func isDead(conf config, r attachment.Attachment, m hostlocal.Machine) (bool, error) {
 	if conf.records.Busy(r.Key) {
 		return false, nil
 	}
 	if r.Boot != m.Boot {
 		return true, nil
 	}
-	there, err := k.hasHostLink(r.HostLink)
+	there, err := hasHostLink(r.HostLink)
 	return !there, err
 }
 
@@ -265,15 +265,10 @@ func (c Call) wouldFit(conf config, env subnetenv.Env) error {
 	}
 	// An ADD would free what the dead hold; asking changes nothing, so it is
 	// only looked whether there are any.
-	k, errOpen := openHost()
-	if errOpen != nil {
-		return errOpen
-	}
-	defer k.close()
 	records, _ := conf.records.Load()
 	m := machine()
 	if slices.ContainsFunc(records, func(r attachment.Attachment) bool {
-		dead, err := k.isDead(conf, r, m)
+		dead, err := isDead(conf, r, m)
 		return err == nil && dead && r.Network == conf.network
 	}) {
 		return nil
