@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -43,6 +44,7 @@ func thrift(ctx context.Context, state *health.State) error {
 	}
 	debug.SetMemoryLimit(limit)
 	debug.SetGCPercent(gcLater)
+	runtime.GC() // what pools hold goes with the second time only
 	debug.FreeOSMemory()
 	return nil
 }

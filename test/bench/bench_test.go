@@ -104,7 +104,7 @@ func BenchmarkReport(b *testing.B) {
 		run  func(*testing.B, plan, *report)
 	}{
 		{"join", measureJoins}, {"churn", measureChurn}, {"latency", measureLatency}, {"mass", measureMass},
-		{"idle", measureIdle}, {"path", measurePath},
+		{"idle", measureIdle}, {"path", measurePath}, {"store", measureStore},
 	} {
 		if p.wants(section.name) {
 			b.Logf("measuring %s", section.name)

@@ -32,6 +32,8 @@ type rig struct {
 	t    testing.TB
 	etcd *clientv3.Client
 	url  string
+
+	server *running // the store's process
 }
 
 const (
@@ -70,20 +72,12 @@ func (r *rig) store(dir string) {
 		"--embedded-etcd-listen={etcd} --embedded-etcd-data=" + dir + "/etcd --etcd-prefix=/store --iface=eth0 " +
 		"--network=10.255.0.0/16 --subnet-file=" + dir + "/subnet.env --state-dir=" + dir + "/state --socket=" + dir +
 		"/socket --healthz-port=0"}
-	d := r.start(c, 0, dir)
-	r.t.Cleanup(d.kill)
-	host := strings.TrimPrefix(r.url, "http://")
-	inside := func(ctx context.Context, _ string) (c net.Conn, err error) {
-		err = r.Nodes[0].Do(func() error {
-			c, err = (&net.Dialer{}).DialContext(ctx, "tcp", host)
-			return err
-		})
-		return c, err
-	}
+	r.server = r.start(c, 0, dir)
+	r.t.Cleanup(r.server.kill)
 	var err error
 	r.etcd, err = clientv3.New(clientv3.Config{
 		Endpoints: []string{r.url}, Logger: zap.NewNop(), Context: r.t.Context(),
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(inside)},
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(r.inside)},
 	})
 	must(r.t, err)
 	r.t.Cleanup(func() { _ = r.etcd.Close() })
@@ -94,6 +88,15 @@ func (r *rig) store(dir string) {
 		return err
 	})
 	r.put("/coreos.com/network/config", `{"Network":"10.0.0.0/8","EnableNFTables":true,"Backend":{"Type":"vxlan"}}`)
+}
+
+// inside connects to the store from where it is.
+func (r *rig) inside(ctx context.Context, _ string) (c net.Conn, err error) {
+	err = r.Nodes[0].Do(func() error {
+		c, err = (&net.Dialer{}).DialContext(ctx, "tcp", strings.TrimPrefix(r.url, "http://"))
+		return err
+	})
+	return c, err
 }
 
 func (r *rig) put(key, value string) {
@@ -168,10 +171,25 @@ func (r *rig) begin(c contender, node int) *running {
 
 func (r *rig) dir(c contender, node int) string { return filepath.Join(r.Nodes[node].Dir, c.name) }
 
-// clear takes away what a daemon left on a node.
+// forget deletes the leases of a node: some daemons take the old one for a peer's.
+func (r *rig) forget(node int) {
+	r.t.Helper()
+	all, err := r.etcd.Get(r.t.Context(), leasesKey, clientv3.WithPrefix())
+	must(r.t, err)
+	own := fmt.Sprintf(`"PublicIP":"%s"`, r.Nodes[node].Addrs[0])
+	for _, kv := range all.Kvs {
+		if strings.Contains(string(kv.Value), own) {
+			_, err := r.etcd.Delete(r.t.Context(), string(kv.Key))
+			must(r.t, err)
+		}
+	}
+}
+
+// clear takes away what a daemon left on a node, and in the store.
 func (r *rig) clear(c contender, node int) {
 	r.t.Helper()
 	must(r.t, os.RemoveAll(r.dir(c, node)))
+	r.forget(node)
 	must(r.t, r.Nodes[node].Do(func() error {
 		if l, err := netlink.LinkByName(device); err == nil {
 			return netlink.LinkDel(l)
@@ -215,7 +233,11 @@ func (d *running) holds(kind int) (n int) {
 // await polls until the kernel holds all entries of so many peers, and no more.
 func (d *running) await(peers int) {
 	d.t.Helper()
-	kinds := []int{unix.RTM_GETROUTE, unix.AF_INET, unix.AF_BRIDGE}
+	d.awaitKinds(peers, unix.RTM_GETROUTE, unix.AF_INET, unix.AF_BRIDGE)
+}
+
+func (d *running) awaitKinds(peers int, kinds ...int) {
+	d.t.Helper()
 	until(d.t, 10*time.Millisecond, func() error {
 		select {
 		case <-d.proc.Done():

@@ -70,7 +70,7 @@ func (l *Layers) Set(name string, fragments []Fragment) (dataplane.Scope, []Refu
 		l.layers[name] = lay
 	}
 	from, oldTo, newTo := lay.window(fragments)
-	changed := dataplane.Scope{All: max(oldTo, newTo)-from > mass}
+	var changed changes
 	l.removeStale(lay, lay.order[from:oldTo], fragments[from:newTo], &changed)
 	lay.order = slices.Replace(lay.order, from, oldTo, fragments[from:newTo]...)
 	if lay.short {
@@ -78,7 +78,7 @@ func (l *Layers) Set(name string, fragments []Fragment) (dataplane.Scope, []Refu
 	}
 	refused := l.place(lay, from, newTo, &changed)
 	lay.short = len(refused) > 0
-	return changed, refused
+	return changed.scope, refused
 }
 
 // window finds the part that differs: the old order's [from:oldTo] becomes the
@@ -95,7 +95,7 @@ func (lay *layer) window(next []Fragment) (from, oldTo, newTo int) {
 }
 
 // removeStale takes out what is gone or has another state now.
-func (l *Layers) removeStale(lay *layer, old, next []Fragment, changed *dataplane.Scope) {
+func (l *Layers) removeStale(lay *layer, old, next []Fragment, changed *changes) {
 	if len(old) == 0 {
 		return
 	}
@@ -113,7 +113,7 @@ func (l *Layers) removeStale(lay *layer, old, next []Fragment, changed *dataplan
 // place puts in what is not there yet of the order's [from:to], by seniority.
 // Where it meets a fragment that is in the way, it goes on to the end: a junior
 // that has to make room may stand anywhere behind.
-func (l *Layers) place(lay *layer, from, to int, changed *dataplane.Scope) []Refused {
+func (l *Layers) place(lay *layer, from, to int, changed *changes) []Refused {
 	var refused []Refused
 	var own *owners
 	for i := from; i < to; i++ {
@@ -145,17 +145,25 @@ func (l *Layers) place(lay *layer, from, to int, changed *dataplane.Scope) []Ref
 	return refused
 }
 
-func (l *Layers) take(lay *layer, id string, changed *dataplane.Scope) {
+func (l *Layers) take(lay *layer, id string, changed *changes) {
 	was := lay.placed[id]
 	delete(lay.placed, id)
 	was.removeFrom(&l.merged)
 	note(changed, was)
 }
 
-func note(changed *dataplane.Scope, c *content) {
-	if !changed.All {
-		c.mergeInto(&changed.Keys)
+// changes is the scope of what a Set changed.
+type changes struct {
+	scope dataplane.Scope
+	n     int // fragments that came or went
+}
+
+func note(changed *changes, c *content) {
+	if changed.n++; changed.n > mass {
+		changed.scope = dataplane.Scope{All: true}
+		return
 	}
+	c.mergeInto(&changed.scope.Keys)
 }
 
 // owners tells which fragment holds each key. It is made only where two

@@ -184,7 +184,7 @@ func keysOf(s dataplane.State) []string {
 // Where very much changes, no keys are listed: everything has to be looked at.
 func TestMassesAreNotListed(t *testing.T) {
 	var l Layers
-	many := make([]Fragment, mass+2)
+	many := make([]Fragment, mass+3)
 	for i := range many {
 		many[i] = peer(fmt.Sprint(i), i, i)
 	}
@@ -192,7 +192,11 @@ func TestMassesAreNotListed(t *testing.T) {
 		what string
 		next []Fragment
 		all  bool
-	}{{"all come", many, true}, {"one goes", many[1:], false}, {"the rest goes but one", many[:1], true}} {
+	}{
+		{"all come", many, true}, {"one goes", many[1:], false},
+		{"the first is back as the last, and the second goes", append(slices.Clone(many[2:]), many[0]), false},
+		{"the rest goes but one", many[:1], true},
+	} {
 		changed, refused := l.Set("peers", step.next)
 		if changed.All != step.all || len(refused) > 0 {
 			t.Errorf("%s: %t, %v", step.what, changed.All, refused)
