@@ -27,7 +27,8 @@ func (e *TakenError) Error() string {
 // Ports is the table in the network namespace of the calling thread.
 type Ports struct{ conn *nftables.Conn }
 
-// Open makes a Ports; it asks the kernel nothing.
+// Open makes a Ports; it asks the kernel nothing. Each request has a socket of
+// its own: after one that failed, answers may still be under way.
 func Open() (*Ports, error) {
 	c, err := nftables.New()
 	if err != nil {
@@ -92,7 +93,13 @@ func (p *Ports) taken(want []entry) error {
 // Nothing there is no error.
 func (p *Ports) Remove(a attachment.Attachment) error {
 	mine := entries(a)
-	return p.remove(func() (func(entry) bool, error) {
+	var names []string
+	for _, name := range setNames() {
+		if slices.ContainsFunc(mine, func(e entry) bool { return e.set == name && !shared(e, a) }) {
+			names = append(names, name)
+		}
+	}
+	return p.remove(names, func() (func(entry) bool, error) {
 		return func(e entry) bool { return !shared(e, a) && slices.ContainsFunc(mine, e.equal) }, nil
 	})
 }
@@ -101,7 +108,7 @@ func (p *Ports) Remove(a attachment.Attachment) error {
 // gives. It is asked after the ports were read: whoever adds one meanwhile has
 // written its record before, so nothing of theirs is taken.
 func (p *Ports) Sweep(live func() ([]attachment.Attachment, error)) error {
-	return p.remove(func() (func(entry) bool, error) {
+	return p.remove(setNames(), func() (func(entry) bool, error) {
 		all, err := live()
 		var keep []entry
 		for _, a := range all {
@@ -133,11 +140,11 @@ func (p *Ports) Missing(a attachment.Attachment) ([]string, error) {
 
 // remove takes away what is gone. Another process may do the same at this
 // moment, so it looks again when something is not there any more.
-func (p *Ports) remove(decide func() (gone func(entry) bool, err error)) error {
+func (p *Ports) remove(names []string, decide func() (gone func(entry) bool, err error)) error {
 	const tries = 3
 	var err error
 	for range tries {
-		if err = p.tryRemove(decide); !errors.Is(err, unix.ENOENT) {
+		if err = p.tryRemove(names, decide); !errors.Is(err, unix.ENOENT) {
 			break
 		}
 	}
@@ -147,9 +154,9 @@ func (p *Ports) remove(decide func() (gone func(entry) bool, err error)) error {
 	return nil
 }
 
-func (p *Ports) tryRemove(decide func() (gone func(entry) bool, err error)) error {
+func (p *Ports) tryRemove(names []string, decide func() (gone func(entry) bool, err error)) error {
 	have := map[string][]nftables.SetElement{}
-	for _, name := range setNames() {
+	for _, name := range names {
 		elements, err := p.have(name)
 		if err != nil {
 			return err
