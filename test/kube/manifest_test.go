@@ -110,7 +110,8 @@ func (c *cluster) apply(ctx context.Context, path string) ([]*unstructured.Unstr
 		if err != nil {
 			return nil, err
 		}
-		got, err := client.Resource(at.Resource).Namespace(o.GetNamespace()).Patch(ctx, o.GetName(), types.ApplyPatchType, raw,
+		resource := client.Resource(at.Resource).Namespace(o.GetNamespace())
+		got, err := resource.Patch(ctx, o.GetName(), types.ApplyPatchType, raw,
 			metav1.PatchOptions{FieldManager: "kubectl", FieldValidation: metav1.FieldValidationStrict})
 		if err != nil {
 			return nil, fmt.Errorf("apply %s %s: %w", kind.Kind, o.GetName(), err)
