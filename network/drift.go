@@ -75,6 +75,15 @@ func (d *drift) count(r reconcile.Round) {
 	}
 }
 
+// mend counts repairs that are not the loop's.
+func (d *drift) mend(kind string, n int) {
+	if d.mended == nil {
+		d.mended, d.conflicts = map[string]int{}, map[string]string{}
+	}
+	d.repaired += n
+	d.mended[kind] += n
+}
+
 // fill copies what status tells.
 func (d *drift) fill(s *Status, now time.Time) {
 	s.Repaired, s.RepairedKinds = d.repaired, maps.Clone(d.mended)

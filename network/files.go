@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -178,3 +179,18 @@ func (s *saver) flush() {
 }
 
 func readEnv(path string) (subnetenv.Env, error) { return subnetenv.Read(path) }
+
+// previous is what subnet.env says that this node had.
+func (n *Node) previous() []netip.Prefix {
+	env, err := readEnv(n.opts.SubnetFile)
+	switch {
+	case err == nil:
+		return env.Subnets
+	case !errors.Is(err, os.ErrNotExist):
+		n.once("subnet.env "+err.Error(), func(log logrus.FieldLogger) {
+			log.WithError(err).WithField("file", n.opts.SubnetFile).
+				Warn("the old subnet file is damaged or can't be read, and is left out; it is written anew when this node is ready")
+		})
+	}
+	return nil
+}

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
-	"os"
 	"reflect"
 	"slices"
 	"sync"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/network/uplink"
+	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/reconcile"
 	"github.com/weftnet/weft/pkg/health"
@@ -45,6 +45,10 @@ type Options struct {
 	Forward     bool // --iptables-forward-rules
 	Blackhole   bool // --ip-blackhole-route
 	FullyRandom bool
+	// Pods is the host's side of pods' attachments, which is mended by the
+	// records in Attachments; nil leaves them alone.
+	Pods        PodKernel
+	Attachments attachment.Dir
 	SubnetFile  string // subnet.env
 	StateDir    string // our lease and the last snapshot; "" keeps none
 	Socket      string // control socket; "" for none
@@ -139,6 +143,9 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	if n.self != nil {
 		g.Go(func() error { return n.tellStore(ctx) })
+	}
+	if n.opts.Pods != nil && n.opts.Attachments != "" {
+		g.Go(func() error { return n.mendPods(ctx) })
 	}
 	err := g.Wait()
 	n.notifyStopping()
@@ -379,19 +386,4 @@ func (n *Node) logMalformed(bad []subnet.Skipped) {
 				Warn("an entry of the store can't be read, and is left out until it is mended or gone")
 		})
 	}
-}
-
-// previous is what subnet.env says that this node had.
-func (n *Node) previous() []netip.Prefix {
-	env, err := readEnv(n.opts.SubnetFile)
-	switch {
-	case err == nil:
-		return env.Subnets
-	case !errors.Is(err, os.ErrNotExist):
-		n.once("subnet.env "+err.Error(), func(log logrus.FieldLogger) {
-			log.WithError(err).WithField("file", n.opts.SubnetFile).
-				Warn("the old subnet file is damaged or can't be read, and is left out; it is written anew when this node is ready")
-		})
-	}
-	return nil
 }

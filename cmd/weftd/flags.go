@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/cnifiles"
 	"github.com/weftnet/weft/subnet/etcd/embedded"
 	"github.com/weftnet/weft/subnet/kube"
@@ -25,6 +26,7 @@ type settings struct {
 	ifaceCanReach                  address
 	publicIP, publicIPv6           address
 	subnetFile, stateDir, socket   string
+	attachments                    string
 	sysctlDir                      string
 	ipMasq, forwardRules, noRandom bool
 	blackhole                      bool
@@ -72,7 +74,7 @@ func groups() []group {
 		}},
 		{"Pods: what they get", []string{
 			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules", "iptables-resync",
-			"ip-blackhole-route",
+			"ip-blackhole-route", "attachments-dir",
 		}},
 		{"CNI files: installed once pods can be served, and again when somebody removes them", []string{
 			"cni-conf", "cni-conf-file", "cni-bin-dir", "cni-plugin",
@@ -126,6 +128,8 @@ func (s *settings) nodeFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&s.forwardRules, "iptables-forward-rules", true, "accept forwarded pod traffic in our own chain")
 	fs.IntVar(&s.resync, "iptables-resync", 5,
 		"`seconds` between looks at iptables-legacy, where changes are not notified; elsewhere they are")
+	fs.StringVar(&s.attachments, "attachments-dir", attachment.DefaultDir,
+		"`directory` where the CNI plugin records pods' attachments, by which they are mended; empty: they are left alone")
 	fs.BoolVar(&s.blackhole, "ip-blackhole-route", false,
 		"drop what is for an address of our own subnet that no pod has, instead of sending it elsewhere")
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
 	"github.com/weftnet/weft/network/uplink"
+	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/dataplane/linux"
 	"github.com/weftnet/weft/pkg/health"
 	"github.com/weftnet/weft/pkg/logging"
@@ -86,13 +87,15 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	if etcdStore, ok := store.(*etcd.Store); ok {
 		g.Go(func() error { return s.createConfig(ctx, etcdStore, log) })
 	}
-	kernel, err := linux.New(linux.Options{Resync: time.Duration(s.resync) * time.Second, SysctlDir: s.sysctlDir})
+	kernel, pods, err := s.kernel()
 	if err != nil {
 		return err
 	}
 	node := network.New(network.Options{
 		Store:       store,
 		Kernel:      kernel,
+		Pods:        pods,
+		Attachments: attachment.Dir(s.attachments),
 		Backends:    backends(),
 		Health:      state,
 		Log:         log,
@@ -124,6 +127,17 @@ func served(ctx context.Context, server *embedded.Server) error {
 	case <-ctx.Done():
 		return nil
 	}
+}
+
+// kernel opens that of the namespace which weftd runs in.
+func (s *settings) kernel() (*linux.Kernel, *linux.Pods, error) {
+	where := linux.Options{Resync: time.Duration(s.resync) * time.Second, SysctlDir: s.sysctlDir}
+	kernel, err := linux.New(where)
+	if err != nil {
+		return nil, nil, err
+	}
+	pods, err := linux.NewPods(where)
+	return kernel, pods, err
 }
 
 // backends are those that a configuration may name.

@@ -111,6 +111,7 @@ func (o Options) daemonArgs(n, store *topology.Node, first bool) []string {
 	args := []string{
 		"--iface", topology.Eth0, "--ip-masq",
 		"--subnet-file", n.SubnetFile(), "--state-dir", filepath.Join(n.Dir, "state"), "--socket", socket(n),
+		"--attachments-dir", n.Attachments(),
 		"--healthz-ip", "127.0.0.1", "--healthz-port", "10248",
 	}
 	if !first {

@@ -99,17 +99,19 @@ func (n *Node) networkList(plugin string) (*libcni.NetworkConfigList, error) {
 	if n.Bridge != "" {
 		delegate["bridge"] = n.Bridge
 	}
-	conf := map[string]any{
-		"cniVersion": "1.0.0",
-		"name":       networkName,
-		"plugins": []any{map[string]any{
-			"type":       filepath.Base(plugin),
-			"subnetFile": n.SubnetFile(),
-			"dataDir":    filepath.Join(n.Dir, "cni"),
-			"ipam":       map[string]any{"dataDir": filepath.Join(n.Dir, "networks")},
-			"delegate":   delegate,
-		}},
+	own := map[string]any{
+		"type":       filepath.Base(plugin),
+		"subnetFile": n.SubnetFile(),
+		"stateDir":   n.Attachments(),
+		"dataDir":    filepath.Join(n.Dir, "cni"),
+		"ipam":       map[string]any{"dataDir": filepath.Join(n.Dir, "networks")},
 	}
+	if n.PTP {
+		own["mode"] = "ptp"
+	} else {
+		own["delegate"] = delegate
+	}
+	conf := map[string]any{"cniVersion": "1.0.0", "name": networkName, "plugins": []any{own}}
 	raw, err := json.Marshal(conf)
 	if err != nil {
 		return nil, fmt.Errorf("network configuration of %s: %w", n.Name, err)

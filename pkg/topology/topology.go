@@ -42,10 +42,14 @@ type Node struct {
 	Namespace
 	Dir    string
 	Bridge string // of its pods; empty: the plugin's default
+	PTP    bool   // its pods get a link of their own instead
 }
 
 // SubnetFile is where AddPod expects the subnet.env of the node's daemon.
 func (n *Node) SubnetFile() string { return filepath.Join(n.Dir, "subnet.env") }
+
+// Attachments is where the CNI plugin records the node's pods.
+func (n *Node) Attachments() string { return filepath.Join(n.Dir, "attachments") }
 
 // New makes the namespaces, joins them by a bridge and gives them addresses:
 // .1, .2, … for the nodes and .254 for the outside. If it fails it leaves

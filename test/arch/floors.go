@@ -22,7 +22,7 @@ func floors() []floor {
 		{"leaves", []string{"pkg/...", "pkg/dataplane/ruleset"}},
 		{"dataplane", []string{"pkg/dataplane"}},
 		{"subnet and layers", []string{"subnet", "pkg/dataplane/layers", "pkg/attachment"}},
-		{"backend", []string{"backend"}},
+		{"backend", []string{"backend", "pkg/attachment/mend"}},
 		{"parts", []string{
 			"backend/...", "subnet/...", "network/...", "pkg/dataplane/...",
 			"pkg/cniplugin", "pkg/cniplugin/hostports", "pkg/topology", // made of leaves, used by cmd

@@ -122,6 +122,7 @@ func (c *cluster) daemon(i int, extra ...string) *daemon {
 	args := []string{
 		"--etcd-endpoints", c.etcdURL(), "--iface", topology.Eth0, "--ip-masq",
 		"--subnet-file", n.SubnetFile(), "--state-dir", filepath.Join(n.Dir, "state"),
+		"--attachments-dir", n.Attachments(),
 		"--socket", filepath.Join(n.Dir, "weftd.sock"), "--healthz-ip", "127.0.0.1", "--healthz-port", "10248",
 	}
 	return &daemon{t: c.t, node: n, args: append(args, extra...)}

@@ -25,6 +25,7 @@ func (c *cluster) second(i int, extra ...string) *daemon {
 	}
 	args := append([]string{
 		"--subnet-file", node.SubnetFile(), "--state-dir", filepath.Join(node.Dir, "state"),
+		"--attachments-dir", node.Attachments(),
 		"--socket", filepath.Join(node.Dir, "weftd.sock"), "--healthz-port", "10249",
 	}, extra...)
 	d := c.daemon(i, args...)

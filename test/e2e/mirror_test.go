@@ -28,6 +28,7 @@ type mirror struct {
 	nft     *nftables.Conn
 	sysctls []*os.File
 	network netip.Prefix // another than network4; or zero
+	pods    bool         // the host's side of pods' attachments counts, too
 }
 
 // forwarding are the sysctls that weftd sets.
@@ -106,6 +107,13 @@ func (m *mirror) holds() (lines []string, err error) {
 		return nil, err
 	}
 	lines = append(lines, rules...)
+	if m.pods {
+		more, err := m.holdsOfPods(names)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, more...)
+	}
 	for _, f := range m.sysctls {
 		var value [8]byte
 		n, err := f.ReadAt(value[:], 0)

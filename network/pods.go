@@ -1,0 +1,202 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/attachment/mend"
+)
+
+// PodKernel is the host's side of pods' attachments. One goroutine calls Observe
+// and Apply; Watch runs beside it.
+type PodKernel interface {
+	// Observe reads the named links and routes.
+	Observe(ctx context.Context, names mend.Names) (mend.Host, error)
+	// Apply writes the steps in order, and gives an error for each that failed.
+	// What is done already, or whose link has gone, is a success.
+	Apply(ctx context.Context, steps []mend.Step) []error
+	// Watch tells when something changed that the last Observe read, and once
+	// when it listens. It blocks until ctx ends, and returns ctx.Err() or why it
+	// can't go on; telling never blocks.
+	Watch(ctx context.Context, changed chan<- struct{}) error
+}
+
+const (
+	podSettle = 2 * time.Millisecond // more of the same burst may come
+	podAudit  = time.Minute
+	// podBurst rounds that mend something may follow each other at once, and
+	// one each podPace from then on.
+	podBurst = 64
+	podPace  = 200 * time.Millisecond
+	// attachmentKind is that of weftctl status.
+	attachmentKind = "attachment"
+)
+
+// podMender is the loop over pods' attachments. Records are read when the
+// directory tells of a change, the kernel when it does.
+type podMender struct {
+	kernel PodKernel
+	dir    attachment.Dir
+	log    logrus.FieldLogger
+	mended func(steps int)
+
+	records []attachment.Attachment
+	said    map[string]bool // warnings, each once until all is well
+	full    time.Time       // when podBurst rounds will be in hand again
+}
+
+// mendPods keeps pods' attachments as the CNI plugin made them, until ctx ends.
+func (n *Node) mendPods(ctx context.Context) error {
+	m := &podMender{
+		kernel: n.opts.Pods, dir: n.opts.Attachments, log: n.opts.Log, said: map[string]bool{},
+		mended: func(steps int) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.ledger.drift.mend(attachmentKind, steps)
+		},
+	}
+	return m.run(ctx)
+}
+
+func (m *podMender) run(ctx context.Context) error {
+	kernel, files := make(chan struct{}, 1), make(chan struct{}, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	again := func(what string, watch func(context.Context, chan<- struct{}) error, to chan<- struct{}) func() error {
+		return func() error {
+			for attempt := 0; ; attempt++ {
+				began := time.Now()
+				err := watch(ctx, to)
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if attempt == 0 {
+					m.log.WithError(err).Warn("watching " + what + " ended; trying again")
+				}
+				if time.Since(began) > time.Minute {
+					attempt = 0
+				}
+				if !sleep(ctx, backoff(attempt)) {
+					return ctx.Err()
+				}
+			}
+		}
+	}
+	g.Go(again("pods' links", m.kernel.Watch, kernel))
+	g.Go(again("the records of pods' attachments", m.dir.Watch, files))
+	g.Go(func() error { return m.work(ctx, kernel, files) })
+	return g.Wait()
+}
+
+func (m *podMender) work(ctx context.Context, kernel, files <-chan struct{}) error {
+	timer := time.NewTimer(podAudit)
+	defer timer.Stop()
+	stale := true
+	for failures := 0; ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			stale = true
+		case <-files:
+			stale = true
+		case <-kernel:
+		}
+		if !sleep(ctx, max(podSettle, m.wait(time.Now()))) {
+			return ctx.Err()
+		}
+		if stale {
+			stale = !m.load()
+		}
+		left, err := m.round(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		next := podAudit
+		if failures++; err == nil && left == 0 {
+			failures = 0
+			clear(m.said)
+		} else {
+			next = backoff(failures - 1)
+		}
+		if err != nil {
+			m.once(err.Error())
+		}
+		timer.Reset(next)
+	}
+}
+
+// load reads the records anew, as far as they can be read.
+func (m *podMender) load() (ok bool) {
+	records, err := m.dir.Load()
+	if err != nil {
+		m.once(err.Error())
+	}
+	m.records = records
+	return err == nil
+}
+
+// round mends what is not as it was, and gives how many steps were of no avail.
+// What the CNI plugin is at work on is left to it.
+func (m *podMender) round(ctx context.Context) (left int, err error) {
+	steps, err := m.plan(ctx)
+	if err != nil || len(steps) == 0 {
+		return 0, err
+	}
+	failed := m.kernel.Apply(ctx, steps)
+	m.took(time.Now())
+	m.mended(len(steps) - len(failed))
+	text := make([]string, 0, maxLogged)
+	for _, s := range steps[:min(len(steps), maxLogged)] {
+		text = append(text, s.String())
+	}
+	m.log.WithFields(logrus.Fields{"steps": len(steps), "first": text}).Info("pods' attachments mended")
+	for _, err := range failed {
+		m.once(err.Error())
+	}
+	after, err := m.plan(ctx)
+	return len(after), err
+}
+
+func (m *podMender) plan(ctx context.Context) ([]mend.Step, error) {
+	if len(m.records) == 0 {
+		return nil, nil
+	}
+	// Asked before the links are read, so that what is half done is never seen.
+	// The directory tells when it is done.
+	finished := slices.DeleteFunc(slices.Clone(m.records), func(r attachment.Attachment) bool { return m.dir.Busy(r.Key) })
+	host, err := m.kernel.Observe(ctx, mend.Needs(m.records))
+	if err != nil {
+		return nil, fmt.Errorf("read pods' links: %w", err)
+	}
+	steps, conflicts := mend.Plan(finished, host)
+	for _, c := range conflicts {
+		m.once(c)
+	}
+	return steps, nil
+}
+
+func (m *podMender) once(problem string) {
+	if !m.said[problem] {
+		m.said[problem] = true
+		m.log.WithField("problem", problem).Warn("a pod's attachment can't be mended; it is left alone")
+	}
+}
+
+// took counts a round that mended something, and wait says how long the next
+// has to, so that a fight with somebody doesn't keep a processor busy.
+func (m *podMender) took(now time.Time) {
+	if m.full.Before(now) {
+		m.full = now
+	}
+	m.full = m.full.Add(podPace)
+}
+
+func (m *podMender) wait(now time.Time) time.Duration {
+	return max(0, m.full.Add(-podBurst*podPace).Sub(now))
+}
