@@ -36,12 +36,19 @@ type savedSnapshot struct {
 	Revision int64
 	Config   json.RawMessage
 	Leases   []subnet.Lease
+	Doubted  bool `json:",omitempty"` // the store was not believed: a restart goes on with that
 }
 
 func (f files) saveLease(l subnet.Lease) error { return f.save(leaseFile, l) }
 
-func (f files) saveSnapshot(s subnet.Snapshot) error {
-	return f.save(snapshotFile, savedSnapshot{s.Epoch, s.Revision, s.Config.Raw, s.Leases})
+func (f files) saveSnapshot(s subnet.Snapshot, doubted bool) error {
+	return f.save(snapshotFile, savedSnapshot{s.Epoch, s.Revision, s.Config.Raw, s.Leases, doubted})
+}
+
+// doubted tells whether the store was not believed when the snapshot was saved.
+func (f files) doubted() bool {
+	var saved savedSnapshot
+	return f.dir != "" && f.read(snapshotFile, &saved) == nil && saved.Doubted
 }
 
 // load gives what was saved. What is absent is zero without an error.
@@ -130,6 +137,9 @@ func (n *Node) restore() {
 		return
 	}
 	n.view.believed, n.view.changed = snapshot, true
+	if n.files.doubted() {
+		n.view.doubted = time.Now().Add(-time.Nanosecond) // an age of 0 is none
+	}
 	n.opts.Health.Set(conditionLease, nil)
 	n.opts.Log.WithFields(logrus.Fields{"lease": lease.ID, "peers": max(len(snapshot.Leases)-1, 0)}).
 		Info("starting from the saved snapshot until the store answers")
@@ -140,15 +150,22 @@ type saver struct {
 	files   files
 	log     logrus.FieldLogger
 	pending *subnet.Snapshot
+	doubted bool      // as pending was noted
 	began   time.Time // when there was one to write for the first time
 	last    time.Time
 	failed  bool
 }
 
 // note has a snapshot saved. One without a configuration is of no use at a start.
-func (s *saver) note(snapshot subnet.Snapshot) {
-	if len(snapshot.Config.Networks) > 0 {
-		s.pending = &snapshot
+// A doubt that begins is saved at once: who is killed soon after shall know it.
+func (s *saver) note(snapshot subnet.Snapshot, doubted bool) {
+	if len(snapshot.Config.Networks) == 0 {
+		return
+	}
+	begins := doubted && !s.doubted
+	s.pending, s.doubted = &snapshot, doubted
+	if begins {
+		s.flush()
 	}
 }
 
@@ -170,7 +187,7 @@ func (s *saver) flush() {
 	if s.pending == nil {
 		return
 	}
-	err := s.files.saveSnapshot(*s.pending)
+	err := s.files.saveSnapshot(*s.pending, s.doubted)
 	if err != nil && !s.failed {
 		s.log.WithError(err).Warn("the snapshot is not saved; a start without the store will not know the peers")
 	}

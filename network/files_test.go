@@ -38,7 +38,7 @@ func TestSavedStateComesBack(t *testing.T) {
 	if err := f.saveLease(someLease); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.saveSnapshot(want); err != nil {
+	if err := f.saveSnapshot(want, false); err != nil {
 		t.Fatal(err)
 	}
 	lease, snapshot, err := f.load()

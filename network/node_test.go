@@ -313,6 +313,35 @@ func TestEmptiedStoreRemovesNothingAtOnce(t *testing.T) {
 	})
 }
 
+// TestARestartKeepsItsDoubt: all leases are deleted, all but one node take theirs
+// again, and a daemon that is killed then has not forgotten why it waits.
+func TestARestartKeepsItsDoubt(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.server.SetConfig([]byte(config1))
+		for i := 2; i < 8; i++ {
+			b.peer(i, fmt.Sprintf("02:00:00:00:00:%02x", i))
+		}
+		b.start()
+		b.settle(10 * time.Second)
+		for i := 2; i < 8; i++ {
+			b.server.Delete(fmt.Sprintf("10.42.%d.0-24", i))
+		}
+		b.settle(time.Second)
+		for i := 3; i < 8; i++ {
+			b.peer(i, fmt.Sprintf("02:00:00:00:00:%02x", i))
+		}
+		b.settle(time.Second)
+		b.peers(6)
+		b.stop()
+		b.start()
+		b.settle(20 * time.Second)
+		b.peers(6)
+		b.settle(20 * time.Second)
+		b.peers(5)
+		b.stop()
+	})
+}
+
 func TestLostLeaseIsTakenAgain(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.server.SetConfig([]byte(config1))
