@@ -216,7 +216,7 @@ func (n *Node) steer(ctx context.Context, snapshots <-chan subnet.Snapshot,
 		case s := <-snapshots:
 			last = &s
 			n.hear(s)
-			saver.note(n.view.believed)
+			saver.note(n.view.believed, !n.view.doubted.IsZero())
 		case l := <-leases:
 			n.adopt(l)
 		case <-n.poke:
@@ -324,6 +324,7 @@ func (n *Node) refreshFacts(ctx context.Context) {
 	}
 	n.view.changed = n.view.changed || !reflect.DeepEqual(up, n.view.uplink) ||
 		!maps.Equal(facts.Paths, n.view.facts.Paths) || !reflect.DeepEqual(facts.Firewall, n.view.facts.Firewall)
+	n.tellMoved(facts)
 	n.view.facts, n.view.uplink, n.view.public = facts, up, wish.Public
 	n.opts.Health.Set(conditionUplink, nil)
 }

@@ -165,6 +165,22 @@ func (s *Store) Close() error {
 	return err
 }
 
+// Moved says that an address of this host is gone. A connection from it would
+// get no answer and not know it for long, so all are made anew. What is under
+// way fails, and is tried again.
+func (s *Store) Moved() {
+	select {
+	case s.dialing <- struct{}{}:
+		defer s.dialing.unlock()
+	default:
+		return // one is just being made
+	}
+	if s.client != nil {
+		_ = s.client.Close() // nothing is left to do about it
+		s.client = nil
+	}
+}
+
 // dial gives the client. With a user name the client logs in while it is
 // made, and can't be made while etcd is away: hence here and not in New.
 func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {

@@ -16,7 +16,8 @@ import (
 )
 
 // crowded has 15 subnets of each family, or a few more.
-const crowded = `{"Network":"10.9.0.0/24","SubnetLen":28,"EnableIPv6":true,"IPv6Network":"fd00:9::/60","IPv6SubnetLen":64}`
+const crowded = `{"EnableIPv6":true,"Network":"10.9.0.0/24","SubnetLen":28,` +
+	`"IPv6Network":"fd00:9::/60","IPv6SubnetLen":64}`
 
 // gained is what a claimant was told by Acquire.
 type gained struct {
