@@ -57,6 +57,20 @@ func build(m *testing.M) int {
 	return m.Run()
 }
 
+// otherVersion builds weftd as another release would be stamped.
+func otherVersion(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "weftd-other")
+	cmd := exec.Command("go", "build", "-ldflags", "-X github.com/weftnet/weft/pkg/version.Version=v0.0.1-other",
+		"-o", path, "./cmd/weftd")
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build another weftd: %v\n%s", err, out)
+	}
+	return path
+}
+
 var (
 	underlay4 = netip.MustParsePrefix("192.168.77.0/24")
 	underlay6 = netip.MustParsePrefix("fd77::/64")
@@ -96,6 +110,7 @@ type daemon struct {
 	node *topology.Node
 	args []string
 	env  []string // beside our own
+	path string   // of the program
 	proc *topology.Process
 }
 
@@ -125,7 +140,7 @@ func (c *cluster) daemon(i int, extra ...string) *daemon {
 		"--attachments-dir", n.Attachments(),
 		"--socket", filepath.Join(n.Dir, "weftd.sock"), "--healthz-ip", "127.0.0.1", "--healthz-port", "10248",
 	}
-	return &daemon{t: c.t, node: n, args: append(args, extra...)}
+	return &daemon{t: c.t, node: n, args: append(args, extra...), path: filepath.Join(bin, "weftd")}
 }
 
 func (d *daemon) log() string { return filepath.Join(d.node.Dir, "weftd.log") }
@@ -137,7 +152,7 @@ func (d *daemon) start() *daemon {
 		d.t.Fatal(err)
 	}
 	defer func() { _ = out.Close() }()
-	cmd := exec.Command(filepath.Join(bin, "weftd"), d.args...)
+	cmd := exec.Command(d.path, d.args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Env = append(os.Environ(), d.env...)
 	again := d.proc != nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -33,6 +34,16 @@ func TestRestartUnderTraffic(t *testing.T) {
 	for range n {
 		stops.took = append(stops.took, timed(d.stop))
 		starts.took = append(starts.took, timed(func() { d.start().unchanged(true) }))
+	}
+	this, other := d.path, otherVersion(t)
+	for range n { // an upgrade, and the way back
+		for _, d.path = range []string{other, this} {
+			d.stop()
+			d.start().unchanged(true)
+			if s, err := d.status(); err != nil || strings.Contains(s.Version, "v0.0.1-other") != (d.path == other) {
+				t.Errorf("%s runs version %q (%v)", d.path, s.Version, err)
+			}
+		}
 	}
 	const startTakes = 100 * time.Millisecond
 	for range n {
