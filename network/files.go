@@ -145,7 +145,9 @@ func (n *Node) restore() {
 		Info("starting from the saved snapshot until the store answers")
 }
 
-// saver writes believed snapshots, not more often than every saveDelay.
+// saver writes believed snapshots, not more often than every saveDelay. With
+// 10,000 leases that takes a tenth of a second, and a disk that syncs may take any
+// time: no change of a peer shall wait for it, so that steer goes on meanwhile.
 type saver struct {
 	files   files
 	log     logrus.FieldLogger
@@ -154,6 +156,7 @@ type saver struct {
 	began   time.Time // when there was one to write for the first time
 	last    time.Time
 	failed  bool
+	writing chan error // gives what became of the one that is being written; nil: none is
 }
 
 // note has a snapshot saved. One without a configuration is of no use at a start.
@@ -178,21 +181,46 @@ func (s *saver) maybeSave(ready bool) {
 	if s.began.IsZero() {
 		s.began = time.Now()
 	}
-	if s.last.IsZero() && ready || time.Since(s.last) >= saveDelay && time.Since(s.began) >= saveDelay {
-		s.flush()
+	due := s.last.IsZero() && ready || time.Since(s.last) >= saveDelay && time.Since(s.began) >= saveDelay
+	if due && s.idle() {
+		s.write()
 	}
 }
 
-func (s *saver) flush() {
-	if s.pending == nil {
-		return
+// idle tells whether nothing is being written.
+func (s *saver) idle() bool {
+	select {
+	case err := <-s.writing: // a nil channel gives nothing
+		s.wrote(err)
+	default:
 	}
-	err := s.files.saveSnapshot(*s.pending, s.doubted)
+	return s.writing == nil
+}
+
+// write begins to write what is pending.
+func (s *saver) write() {
+	files, snapshot, doubted, done := s.files, *s.pending, s.doubted, make(chan error, 1)
+	s.pending, s.last, s.writing = nil, time.Now(), done
+	go func() { done <- files.saveSnapshot(snapshot, doubted) }()
+}
+
+func (s *saver) wrote(err error) {
+	s.writing = nil
 	if err != nil && !s.failed {
 		s.log.WithError(err).Warn("the snapshot is not saved; a start without the store will not know the peers")
 	}
 	s.failed = err != nil
-	s.pending, s.last = nil, time.Now()
+}
+
+// flush returns when everything is written, and leaves no goroutine behind.
+func (s *saver) flush() {
+	if s.writing != nil {
+		s.wrote(<-s.writing)
+	}
+	if s.pending != nil {
+		s.write()
+		s.wrote(<-s.writing)
+	}
 }
 
 func readEnv(path string) (subnetenv.Env, error) { return subnetenv.Read(path) }
