@@ -25,12 +25,18 @@ IMAGE ?= weftnet/weft:edge
 ARCHES ?= amd64,arm64
 # The modules of ours; the others are kept apart so that their weight never
 # reaches go.mod.
-MODULES := . tools test/kube
+MODULES := . tools test/kube test/cluster test/cluster/coredns
 
 # Static binaries; and the tests run what is shipped. race is the exception.
 export CGO_ENABLED := 0
 
-.PHONY: help build image test test-kube test-tools verify race fuzz e2e soak chaos demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
+E2E_KUBE := bin/e2e-kube
+# Debian's packages of what runs containers, unpacked and not installed.
+E2E_DEBS := containerd runc containernetworking-plugins busybox-static
+E2E_TOOLS := nftables conntrack util-linux iproute2 curl netcat-openbsd bind9-dnsutils
+E2E_FLAGS ?=
+
+.PHONY: help build image e2e-kube e2e-kube-build test test-kube test-tools verify race fuzz e2e soak chaos demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +68,7 @@ verify: fmt-check tidy-check $(LINT) ## gofmt, go vet, golangci-lint, go mod tid
 	@echo "go vet"; go vet ./...
 	@echo "golangci-lint"; $(LINT) run ./...
 	@echo "golangci-lint, with go vet, in test/kube"; cd test/kube && ../../$(LINT) run ./...
+	@echo "golangci-lint, with go vet, in test/cluster"; cd test/cluster && ../../$(LINT) run ./...
 	@echo "golangci-lint, with go vet, in tools"; cd tools && ../$(LINT) run ./...
 	@echo "import and size rules"; go test -count=1 ./test/arch/...
 
@@ -87,6 +94,33 @@ soak: needs ## the same 50 times, 50 restarts of each kind, a million steps with
 
 chaos: needs ## six nodes, everything at once for MINUTES=5; SEED= repeats a run
 	@WEFT_CHAOS_SEED=$(SEED) WEFT_CHAOS_MINUTES=$(MINUTES) go test -count=1 -v -timeout 60m -run '^TestChaos$$' ./test/e2e
+
+e2e-kube: needs e2e-kube-build ## a real Kubernetes of three nodes, as root: every property of it, and sig-network's own cases
+	@$(E2E_KUBE)/e2e-kube $(E2E_FLAGS)
+
+# Without -trimpath, so that the packages that the other tests have compiled
+# already are taken from the cache.
+e2e-kube-build: $(E2E_KUBE)/debian
+	@for p in nft conntrack nsenter ip curl nc dig; do command -v $$p >/dev/null || missing=1; done; \
+	[ -z "$$missing" ] || { echo "installing $(E2E_TOOLS)"; \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+	  $(E2E_TOOLS); } >/dev/null; }
+	@echo "building Kubernetes, CoreDNS and the tests (once; cold it takes minutes)"
+	@cd test/cluster && go build -ldflags '-s -w' -o ../../$(E2E_KUBE)/ ./cmd/... k8s.io/kubernetes/test/images/agnhost
+	@cd test/cluster && go test -vet=off -ldflags '-s -w' -c -o ../../$(E2E_KUBE)/signetwork ./signetwork
+	@cd test/cluster/coredns && go build -ldflags '-s -w' -o ../../../$(E2E_KUBE)/ .
+	@for p in etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl; do \
+	  ln -sf hyperkube $(E2E_KUBE)/$$p; done
+	@cd tools && go run ./image --version '$(VERSION)' --name weftnet/weft:edge --arches "$$(go env GOARCH)" \
+	  --bin ../$(E2E_KUBE)/weft --out ../$(E2E_KUBE)/weft-image.tar
+
+$(E2E_KUBE)/debian:
+	@echo "fetching $(E2E_DEBS)"; mkdir -p $@.new; cd $@.new; \
+	apt-get update -q >/dev/null; apt-get download -q $(E2E_DEBS) >/dev/null; \
+	for d in *.deb; do dpkg-deb -x "$$d" root; done; \
+	cp root/usr/bin/containerd root/usr/bin/containerd-shim-runc-v2 root/usr/bin/ctr root/usr/sbin/runc \
+	  root/usr/lib/cni/loopback root/usr/lib/cni/portmap root/bin/busybox ..
+	@rm -rf $@.new; touch $@
 
 demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running
 	@bin/weftctl demo $(DEMO_FLAGS)
