@@ -100,15 +100,23 @@ func (d *daemon) memory() (kib int) {
 }
 
 // fill puts leases of so many peers into the store, by transactions of etcdctl.
+// They have subnets that no node has taken.
 func (c *cluster) fill(peers int) {
 	c.t.Helper()
+	taken := c.etcdctl("get", "--prefix", "--keys-only", "/coreos.com/network/subnets/")
 	const most = 100 // etcd takes 128 operations in one transaction
-	for first := 0; first < peers; first += most {
+	for i, left := 0, peers; left > 0; {
 		var ops strings.Builder
-		for i := first; i < min(first+most, peers); i++ {
-			fmt.Fprintf(&ops, "put /coreos.com/network/subnets/10.%d.%d.0-24 '%s'\n", 100+i/256, i%256, fmt.Sprintf(
+		for n := min(most, left); n > 0; i++ {
+			key := fmt.Sprintf("/coreos.com/network/subnets/10.%d.%d.0-24", 100+i/256, i%256)
+			if strings.Contains(taken, key) {
+				continue
+			}
+			fmt.Fprintf(&ops, "put %s '%s'\n", key, fmt.Sprintf(
 				`{"PublicIP":"172.16.%d.%d","PublicIPv6":null,"BackendType":"vxlan",`+
 					`"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:%02x:%02x"}}`, i/256, i%256, i/256, i%256))
+			n--
+			left--
 		}
 		cmd := exec.Command(filepath.Join(bin, "etcdctl"), "--endpoints", c.etcdURL(), "txn")
 		cmd.Stdin = strings.NewReader("\n" + ops.String() + "\n\n")
