@@ -128,12 +128,13 @@ func (r *report) close(took time.Duration) bool {
 }
 
 // skipReason is what the test said when it skipped: "    file_test.go:12: why".
+// skipReason is the text of the line that testing.T marks with its place, which
+// is in a test or in a helper of one.
 func skipReason(output []string) string {
 	for _, line := range output {
-		if _, reason, ok := strings.Cut(line, "_test.go:"); ok {
-			if _, text, ok := strings.Cut(reason, ": "); ok {
-				return strings.TrimSpace(text)
-			}
+		place, text, ok := strings.Cut(strings.TrimLeft(line, " "), ": ")
+		if ok && strings.Contains(place, ".go:") && !strings.ContainsAny(place, " /") {
+			return strings.TrimSpace(text)
 		}
 	}
 	return "no reason given"

@@ -51,7 +51,8 @@ func TestReport(t *testing.T) {
 		"skips are told with their reason": {
 			in: `{"Action":"output","Package":"m/a","Test":"TestX","Output":"    x_test.go:9: no user namespaces here\n"}
 {"Action":"skip","Package":"m/a","Test":"TestX"}
-{"Action":"output","Package":"m/a","Test":"TestY","Output":"    y_test.go:9: no user namespaces here\n"}
+{"Action":"output","Package":"m/a","Test":"TestY","Output":"=== RUN TestY\n"}
+{"Action":"output","Package":"m/a","Test":"TestY","Output":"    helper.go:9: no user namespaces here\n"}
 {"Action":"skip","Package":"m/a","Test":"TestY"}
 {"Action":"skip","Package":"m/a","Test":"TestZ"}
 {"Action":"pass","Package":"m/a","Test":"TestW"}
