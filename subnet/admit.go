@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 )
 
 // Admit decides which leases count as peers, in the order of Created, then ID.
@@ -24,11 +25,11 @@ func Admit(cfg Config, own Lease, all []Lease) (ok []Lease, no []Skipped) {
 
 // inOrder gives the leases by age; all itself if it is so, as a store's are.
 func inOrder(all []Lease) []Lease {
-	if slices.IsSortedFunc(all, byCreated) {
+	if isSorted(all) {
 		return all
 	}
 	sorted := slices.Clone(all)
-	slices.SortStableFunc(sorted, byCreated)
+	sortByCreated(sorted)
 	return sorted
 }
 
@@ -74,9 +75,43 @@ func collect(ok, sorted []Lease, verdicts []verdict) (_ []Lease, no []Skipped) {
 	return ok, no
 }
 
-// byCreated orders leases by age, the oldest first.
-func byCreated(a, b Lease) int {
-	return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID))
+// byCreated orders leases by age, the oldest first. By pointers, because a lease
+// is large and there are many.
+func byCreated(a, b *Lease) int {
+	if a.Created != b.Created {
+		return cmp.Compare(a.Created, b.Created)
+	}
+	return cmp.Compare(a.ID, b.ID)
+}
+
+func sortByCreated(leases []Lease) {
+	slices.SortStableFunc(leases, func(a, b Lease) int { return byCreated(&a, &b) })
+}
+
+func isSorted(leases []Lease) bool {
+	for i := 1; i < len(leases); i++ {
+		if byCreated(&leases[i-1], &leases[i]) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// merged is a new list of both, by age; of leases that are level, those of the
+// first come first.
+func merged(leases, also []Lease) []Lease {
+	if !isSorted(leases) || !isSorted(also) {
+		out := slices.Concat(leases, also)
+		sortByCreated(out)
+		return out
+	}
+	out := make([]Lease, 0, len(leases)+len(also))
+	for i := range also {
+		n := sort.Search(len(leases), func(j int) bool { return byCreated(&leases[j], &also[i]) > 0 })
+		out = append(append(out, leases[:n]...), also[i])
+		leases = leases[n:]
+	}
+	return append(out, leases...)
 }
 
 // nameOf is the node's name or its first public address, as far as known.

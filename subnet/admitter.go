@@ -7,8 +7,8 @@ import (
 )
 
 // Admitter is Admit for one snapshot after the other. It keeps what it found
-// out the last time, so that a lease more, less or changed costs one walk over
-// the leases instead of a new index of their subnets. The result is that of
+// out the last time, so that a lease more, less or changed is found (see
+// window) and judged, and nothing else is touched. The result is that of
 // Admit, always: where a change touches subnets that somebody else claims as
 // well, everything is judged anew.
 //
@@ -20,23 +20,36 @@ type Admitter struct {
 	verdicts []verdict // beside sorted
 	held     territory // the subnets of those that count
 
-	spare []verdict // of the call before; written over by the next
-	ok    []Lease
+	out []int   // places in sorted of those that don't count
+	ok  []Lease // those that do
 }
 
 // Admit gives what Admit gives. The leases of all must not change any more, as
 // those of a Snapshot don't; ok is good until the next call.
 func (a *Admitter) Admit(cfg Config, own Lease, all []Lease) (ok []Lease, no []Skipped) {
-	sorted := inOrder(all)
-	verdicts, known := a.follow(cfg, own, sorted)
-	if !known {
-		verdicts = judge(cfg, own, sorted)
-		a.held = newTerritory(verdicts)
+	if !a.sameCluster(cfg, own) || !a.follow(all) {
+		a.cfg, a.own, a.sorted = cfg, own, inOrder(all)
+		a.verdicts = judge(cfg, own, a.sorted)
+		a.held = newTerritory(a.verdicts)
+		a.out = without(a.out[:0], 0, a.verdicts)
+		a.ok, _ = collect(a.ok[:0], a.sorted, a.verdicts)
 	}
-	a.spare = a.verdicts
-	a.cfg, a.own, a.sorted, a.verdicts = cfg, own, sorted, verdicts
-	a.ok, no = collect(a.ok[:0], sorted, verdicts)
+	for _, i := range a.out {
+		if refusal := a.verdicts[i].refusal; refusal != nil {
+			no = append(no, *refusal)
+		}
+	}
 	return a.ok, no
+}
+
+// without appends the places of those that don't count, the first being at from.
+func without(out []int, from int, verdicts []verdict) []int {
+	for i := range verdicts {
+		if !verdicts[i].counts() {
+			out = append(out, from+i)
+		}
+	}
+	return out
 }
 
 // A change is followed while it is small beside judging everything anew.
@@ -51,16 +64,29 @@ const (
 // It can be done if no changed lease, neither as it was nor as it is, overlaps
 // one that is refused or one that counts: a verdict depends on the lease itself
 // and on older ones that count and that it overlaps, and on nothing else.
-func (a *Admitter) follow(cfg Config, own Lease, sorted []Lease) ([]verdict, bool) {
-	if !a.sameCluster(cfg, own) {
-		return nil, false
+func (a *Admitter) follow(all []Lease) bool {
+	from, oldTo, newTo := window(a.sorted, all)
+	if !isSorted(all[max(from-1, 0):min(newTo+1, len(all))]) { // all else was sorted before
+		return false
 	}
-	verdicts := slices.Grow(a.spare[:0], len(sorted))[:len(sorted)]
-	gone, fresh, refusals, few := a.compare(sorted, verdicts)
-	if !few || (len(gone)+len(fresh))*len(refusals) > fewComparisons {
-		return nil, false
+	next := all[from:newTo]
+	verdicts := make([]verdict, len(next))
+	gone, fresh, few := a.compare(from, oldTo, next, verdicts)
+	if !few || (len(gone)+len(fresh))*len(a.out) > fewComparisons {
+		return false
 	}
-	var touched []Share
+	touched, found := a.rejudge(gone, fresh, next, verdicts)
+	if !found || a.concerns(touched, gone) {
+		return false
+	}
+	a.splice(from, oldTo, next, verdicts)
+	a.sorted = all
+	return true
+}
+
+// rejudge judges the leases of next that are fresh, and gives the subnets that
+// came or went; or reports that one of these is somebody else's as well.
+func (a *Admitter) rejudge(gone, fresh []int, next []Lease, verdicts []verdict) (touched []Share, alone bool) {
 	for _, i := range gone {
 		if v := &a.verdicts[i]; v.counts() {
 			a.held.remove(v.shares)
@@ -68,12 +94,12 @@ func (a *Admitter) follow(cfg Config, own Lease, sorted []Lease) ([]verdict, boo
 		}
 	}
 	disputed := false
-	one := admission{cfg: cfg, own: own, find: func(p netip.Prefix) (string, netip.Prefix, bool) {
-		disputed = disputed || a.held.overlaps(p) || overlapsAny(p, own.Shares)
+	one := admission{cfg: a.cfg, own: a.own, find: func(p netip.Prefix) (string, netip.Prefix, bool) {
+		disputed = disputed || a.held.overlaps(p) || overlapsAny(p, a.own.Shares)
 		return "", netip.Prefix{}, false
 	}}
 	for _, j := range fresh {
-		verdicts[j] = one.judge(&sorted[j])
+		verdicts[j] = one.judge(&next[j])
 		if disputed {
 			return nil, false
 		}
@@ -82,9 +108,31 @@ func (a *Admitter) follow(cfg Config, own Lease, sorted []Lease) ([]verdict, boo
 			touched = append(touched, v.shares...)
 		}
 	}
-	return verdicts, !slices.ContainsFunc(refusals, func(j int) bool {
-		return slices.ContainsFunc(sorted[j].Shares, func(s Share) bool { return overlapsAny(s.Subnet, touched) })
+	return touched, true
+}
+
+// concerns tells whether a refusal that stays has to do with what was touched.
+func (a *Admitter) concerns(touched []Share, gone []int) bool {
+	return slices.ContainsFunc(a.out, func(i int) bool {
+		if a.verdicts[i].refusal == nil || slices.Contains(gone, i) {
+			return false
+		}
+		return slices.ContainsFunc(a.sorted[i].Shares, func(s Share) bool { return overlapsAny(s.Subnet, touched) })
 	})
+}
+
+// splice puts the leases of next, and what became of them, in the place of
+// [from:to]. What stands behind is moved, not looked at.
+func (a *Admitter) splice(from, to int, next []Lease, verdicts []verdict) {
+	outFrom, _ := slices.BinarySearch(a.out, from)
+	outTo, _ := slices.BinarySearch(a.out, to)
+	count, _ := collect(nil, next, verdicts)
+	a.ok = slices.Replace(a.ok, from-outFrom, to-outTo, count...)
+	a.verdicts = slices.Replace(a.verdicts, from, to, verdicts...)
+	for i := outTo; i < len(a.out); i++ {
+		a.out[i] += len(next) - (to - from)
+	}
+	a.out = slices.Replace(a.out, outFrom, outTo, without(nil, from, verdicts)...)
 }
 
 // sameCluster tells whether the last verdicts were given under these terms.
@@ -93,27 +141,24 @@ func (a *Admitter) sameCluster(cfg Config, own Lease) bool {
 		own.ID == a.own.ID && sameShares(own.Shares, a.own.Shares)
 }
 
-// compare walks along the leases of the last call and of this one. What is the
-// same keeps its verdict; gone are places in the old list, fresh in the new one,
-// and refusals those of kept verdicts that are refusals.
-func (a *Admitter) compare(sorted []Lease, verdicts []verdict) (gone, fresh, refusals []int, few bool) {
-	i, j := 0, 0
-	for i < len(a.sorted) || j < len(sorted) {
+// compare walks along the leases [from:to] of the last call and the next ones in
+// their place. What is the same keeps its verdict; gone are places in the old
+// list, fresh in next.
+func (a *Admitter) compare(from, to int, next []Lease, verdicts []verdict) (gone, fresh []int, few bool) {
+	i, j := from, 0
+	for i < to || j < len(next) {
 		var order int // below 0: the old one comes first
 		switch {
-		case i == len(a.sorted):
+		case i == to:
 			order = 1
-		case j == len(sorted):
+		case j == len(next):
 			order = -1
 		default:
-			order = byCreated(a.sorted[i], sorted[j])
+			order = byCreated(&a.sorted[i], &next[j])
 		}
 		switch {
-		case order == 0 && sameClaim(&a.sorted[i], &sorted[j]):
+		case order == 0 && sameClaim(&a.sorted[i], &next[j]):
 			verdicts[j] = a.verdicts[i]
-			if verdicts[j].refusal != nil {
-				refusals = append(refusals, j)
-			}
 			i, j = i+1, j+1
 			continue
 		case order == 0:
@@ -127,10 +172,10 @@ func (a *Admitter) compare(sorted []Lease, verdicts []verdict) (gone, fresh, ref
 			j++
 		}
 		if len(gone)+len(fresh) > fewChanges {
-			return nil, nil, nil, false
+			return nil, nil, false
 		}
 	}
-	return gone, fresh, refusals, true
+	return gone, fresh, true
 }
 
 // sameClaim tells whether two leases of one age and ID say the same.

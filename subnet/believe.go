@@ -57,8 +57,7 @@ func Believe(prev, next Snapshot, age time.Duration) (Snapshot, []Doubt) {
 	for _, reason := range reasons {
 		doubts = append(doubts, Doubt{Reason: reason, Kept: len(kept), Left: confirmAfter - age})
 	}
-	next.Leases = append(slices.Clone(next.Leases), kept...)
-	slices.SortStableFunc(next.Leases, byCreated)
+	next.Leases = merged(next.Leases, kept)
 	next.Epoch, next.Revision = prev.Epoch, prev.Revision
 	return next, doubts
 }
@@ -85,27 +84,30 @@ func suspicions(prev, next Snapshot, missing int) []string {
 
 // gone gives the leases of prev whose ID next doesn't have.
 func gone(prev, next []Lease) []Lease {
+	from, prevTo, nextTo := window(prev, next)
 	var missed []Lease // at their place; nearly always those that are gone
-	j := 0
-	for i := range prev {
-		for j < len(next) && byCreated(next[j], prev[i]) < 0 {
+	j := from
+	for i := from; i < prevTo; i++ {
+		for j < nextTo && byCreated(&next[j], &prev[i]) < 0 {
 			j++
 		}
-		if j == len(next) || next[j].ID != prev[i].ID {
+		if j == nextTo || next[j].ID != prev[i].ID {
 			missed = append(missed, prev[i])
 		}
 	}
 	if len(missed) == 0 {
 		return nil
 	}
-	there := make(map[string]struct{}, len(next))
-	for i := range next {
-		there[next[i].ID] = struct{}{}
+	there := make(map[string]bool, len(missed))
+	for i := range missed {
+		there[missed[i].ID] = false
 	}
-	return slices.DeleteFunc(missed, func(l Lease) bool {
-		_, found := there[l.ID]
-		return found
-	})
+	for i := range next {
+		if _, asked := there[next[i].ID]; asked {
+			there[next[i].ID] = true
+		}
+	}
+	return slices.DeleteFunc(missed, func(l Lease) bool { return there[l.ID] })
 }
 
 // notReplaced leaves out those missing leases in whose place next has a new
@@ -116,13 +118,14 @@ func notReplaced(missing, prev, next []Lease) []Lease {
 		id      string
 		created int64
 	}
-	known := make(map[identity]struct{}, len(prev))
-	for _, l := range prev {
+	from, prevTo, nextTo := window(prev, next)
+	known := make(map[identity]struct{}, prevTo-from)
+	for _, l := range prev[from:prevTo] {
 		known[identity{l.ID, l.Created}] = struct{}{}
 	}
 	var fresh []Lease
 	publics := map[netip.Addr]struct{}{}
-	for _, l := range next {
+	for _, l := range next[from:nextTo] {
 		if _, found := known[identity{l.ID, l.Created}]; found {
 			continue
 		}

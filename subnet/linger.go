@@ -50,9 +50,7 @@ func (l *Lingering) With(leases []Lease, now time.Time) []Lease {
 	if len(l.gone) == 0 {
 		return leases
 	}
-	all := append(slices.Clone(leases), l.leases()...)
-	slices.SortStableFunc(all, byCreated)
-	return all
+	return merged(leases, l.leases())
 }
 
 // Until is when the first of them lingers no longer; zero if there is none.
@@ -80,6 +78,6 @@ func (l *Lingering) leases() []Lease {
 	for _, d := range l.gone {
 		out = append(out, d.lease)
 	}
-	slices.SortFunc(out, byCreated)
+	sortByCreated(out)
 	return out
 }

@@ -65,10 +65,11 @@ func (v *view) complete(h *etcdserverpb.ResponseHeader) {
 	})
 }
 
-// clone is a view of its own, of this moment.
+// clone is a view of its own, of this moment. It must not append where v does.
 func (v *view) clone() *view {
 	v.lent = true
 	out := *v
+	out.leases = slices.Clip(v.leases)
 	out.created, out.malformed, out.reserved = maps.Clone(v.created), maps.Clone(v.malformed), maps.Clone(v.reserved)
 	return &out
 }
@@ -128,8 +129,13 @@ func (v *view) put(kv *mvccpb.KeyValue) (changed bool) {
 	if have, ok := v.created[id]; ok && have != l.Created {
 		v.drop(id)
 	}
-	v.own()
 	i, found := v.find(id, l.Created)
+	if i == len(v.leases) { // a new one: nobody who has the others sees behind their end
+		v.leases = append(v.leases, l)
+		v.created[id] = l.Created
+		return true
+	}
+	v.own()
 	if found {
 		v.leases[i] = l
 	} else {

@@ -171,3 +171,28 @@ func BenchmarkReadAllAt10000Leases(b *testing.B) {
 		v.reset(store.header(), all)
 	}
 }
+
+// A lease that is new goes behind what was lent, which is not copied for it; and
+// of two views of one moment neither writes over the other's.
+func TestNewLeasesCopyNothing(t *testing.T) {
+	store, v := newKeys(), newView(testConfig, testLeases)
+	for n := range 100 {
+		store.put(leaseKey(n), leaseValue(n))
+	}
+	v.reset(store.header(), store.all())
+	v.apply(store.put(leaseKey(100), leaseValue(100))) // the array has room now
+	before := v.snapshot()
+	other := v.clone()
+	v.apply(store.put(leaseKey(101), leaseValue(101)))
+	after := v.snapshot()
+	if &before.Leases[0] != &after.Leases[0] {
+		t.Error("the leases were copied")
+	}
+	other.apply(store.put(leaseKey(102), leaseValue(102)))
+	if have := after.Leases[101].ID; have != "10.0.101.0-24" {
+		t.Errorf("the clone wrote %s over a lease of the view", have)
+	}
+	if have := other.snapshot().Leases[101].ID; have != "10.0.102.0-24" {
+		t.Errorf("the clone has %s", have)
+	}
+}
