@@ -50,9 +50,8 @@ type pieces struct {
 	base  []layers.Fragment
 	links map[string]dataplane.Link // of base
 	rules []layers.Fragment
-	peers map[string]*piece // by lease ID
-	round int               // counts forPeers
-	out   []layers.Fragment // that it gave last; written over by the next
+	peers []piece           // of the admitted leases, in their order
+	out   []layers.Fragment // that forPeers gave last; written over by the next
 	// retired are devices of configurations of before, see retire.
 	retired  map[string]dataplane.Link
 	suffixes []string // of this configuration and of those before
@@ -60,11 +59,16 @@ type pieces struct {
 }
 
 type piece struct {
+	id       string // of the lease
 	revision int64
 	paths    *[2]dataplane.Route // to the peer; nil: none, or the backend uses none
 	fragment layers.Fragment
 	err      error
-	round    int // in which it was wanted last
+}
+
+// is tells whether the piece was made of what is known of a lease now.
+func (p *piece) is(l *subnet.Lease, facts dataplane.Facts) bool {
+	return p.revision == l.Revision && p.id == l.ID && samePaths(p.paths, pathsTo(facts, l))
 }
 
 // renew forgets everything if the host is not what it was, or other rules are
@@ -100,7 +104,6 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 		base:  []layers.Fragment{layers.New(layerBase, base)},
 		links: base.Links,
 		rules: []layers.Fragment{layers.New(layerRules, firewall)},
-		peers: map[string]*piece{},
 	}
 	return true, nil
 }
@@ -118,32 +121,48 @@ func (p *pieces) forPeers(
 	b backend.Backend, facts dataplane.Facts, admitted []subnet.Lease,
 ) ([]layers.Fragment, []subnet.Skipped) {
 	p.host.Facts = facts
-	p.round++
+	p.update(b, facts, admitted)
 	p.out = slices.Grow(p.out[:0], len(admitted))
 	var bad []subnet.Skipped
-	for i := range admitted {
-		l := &admitted[i]
-		got := p.peers[l.ID]
-		paths := pathsTo(facts, l)
-		if got == nil || got.revision != l.Revision || !samePaths(got.paths, paths) {
-			got = &piece{revision: l.Revision, paths: paths}
-			var state dataplane.State
-			if state, got.err = b.Peer(p.host, *l); got.err == nil {
-				got.fragment = layers.New(l.ID, state)
-			}
-			p.peers[l.ID] = got
+	for i := range p.peers {
+		if got := &p.peers[i]; got.err != nil {
+			bad = append(bad, skippedFor(admitted[i], got.err))
+		} else {
+			p.out = append(p.out, got.fragment)
 		}
-		got.round = p.round
-		if got.err != nil {
-			bad = append(bad, skippedFor(*l, got.err))
-			continue
-		}
-		p.out = append(p.out, got.fragment)
-	}
-	if len(p.peers) > len(admitted) {
-		maps.DeleteFunc(p.peers, func(_ string, got *piece) bool { return got.round != p.round })
 	}
 	return p.out, bad
+}
+
+// update makes the pieces those of the admitted leases: it finds the part of the
+// list that is not as it was, and looks at no other.
+func (p *pieces) update(b backend.Backend, facts dataplane.Facts, admitted []subnet.Lease) {
+	from, oldTo, newTo := 0, len(p.peers), len(admitted)
+	for from < min(oldTo, newTo) && p.peers[from].is(&admitted[from], facts) {
+		from++
+	}
+	for oldTo > from && newTo > from && p.peers[oldTo-1].is(&admitted[newTo-1], facts) {
+		oldTo, newTo = oldTo-1, newTo-1
+	}
+	was := make(map[string]*piece, oldTo-from)
+	for i := from; i < oldTo; i++ {
+		was[p.peers[i].id] = &p.peers[i]
+	}
+	fresh := make([]piece, 0, newTo-from)
+	for i := from; i < newTo; i++ {
+		l := &admitted[i]
+		if got := was[l.ID]; got != nil && got.is(l, facts) {
+			fresh = append(fresh, *got)
+			continue
+		}
+		got := piece{id: l.ID, revision: l.Revision, paths: pathsTo(facts, l)}
+		var state dataplane.State
+		if state, got.err = b.Peer(p.host, *l); got.err == nil {
+			got.fragment = layers.New(l.ID, state)
+		}
+		fresh = append(fresh, got)
+	}
+	p.peers = slices.Replace(p.peers, from, oldTo, fresh...)
 }
 
 func samePaths(a, b *[2]dataplane.Route) bool {
