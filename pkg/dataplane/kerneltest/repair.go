@@ -137,6 +137,13 @@ func (s side) linkMutations() []mutation {
 			b.Admin.Put(oneAddr(uplink, s.spare))
 			change(func(l *dataplane.Link) { l.Local = s.spare.Addr() })(b)
 		}},
+		{name: "all that can be changed of a link", plan: "~1 link" + s.addr6() + " +3 neigh +3 route",
+			hurt: s.onLink(true), do: func(b *bench) {
+				b.Admin.Put(oneAddr(uplink, s.spare))
+				change(func(l *dataplane.Link) {
+					l.MTU, l.MAC[5], l.Local, l.Up = 1300, 0x77, s.spare.Addr(), false
+				})(b)
+			}},
 		{name: "link down", plan: "~1 link" + s.addr6() + " +3 neigh +3 route",
 			hurt: s.onLink(true), do: change(func(l *dataplane.Link) { l.Up = false })},
 		{name: "link down and up", plan: strings.TrimSpace(s.addr6() + " +3 neigh +3 route"),

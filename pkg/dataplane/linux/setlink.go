@@ -128,7 +128,7 @@ func (k *Kernel) changeLink(name string, want dataplane.Link) error {
 	if err != nil {
 		return err
 	}
-	if data := changes(have, want, parent); len(data) > 0 {
+	for _, data := range changes(have, want, parent) {
 		data = append([]nl.NetlinkRequestData{linkHeader(have.index)}, data...)
 		if err := k.write(unix.RTM_NEWLINK, 0, data...); err != nil {
 			return err
@@ -144,18 +144,24 @@ func (k *Kernel) changeLink(name string, want dataplane.Link) error {
 	return err
 }
 
-func changes(have link, want dataplane.Link, parent int) []nl.NetlinkRequestData {
-	var data []nl.NetlinkRequestData
+// changes are the messages that bring a device into line. What makes it a VXLAN
+// device is in one of its own: the kernel refuses an MTU in the same message
+// (vxlan_nl2conf). It comes first, for it sets how large the MTU may be.
+func changes(have link, want dataplane.Link, parent int) (messages [][]nl.NetlinkRequestData) {
+	if info := changedVXLAN(have.vxlan, want, parent); info != nil {
+		messages = append(messages, []nl.NetlinkRequestData{info})
+	}
+	var plain []nl.NetlinkRequestData
 	if have.mtu != want.MTU && want.MTU != 0 {
-		data = append(data, uint32Attr(unix.IFLA_MTU, uint32(want.MTU)))
+		plain = append(plain, uint32Attr(unix.IFLA_MTU, uint32(want.MTU)))
 	}
 	if have.mac != want.MAC && !want.MAC.IsZero() {
-		data = append(data, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC.Hardware()))
+		plain = append(plain, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC.Hardware()))
 	}
-	if info := changedVXLAN(have.vxlan, want, parent); info != nil {
-		data = append(data, info)
+	if plain != nil {
+		messages = append(messages, plain)
 	}
-	return data
+	return messages
 }
 
 // rename works on a live interface since Linux 6.2; before, it must go down
