@@ -111,8 +111,9 @@ func gone(prev, next []Lease) []Lease {
 }
 
 // notReplaced leaves out those missing leases in whose place next has a new
-// one: whose subnet was given out again, or whose node took another subnet. To
-// keep them would keep the new one from being admitted.
+// one: whose subnet was given out again, whose node took another subnet, or
+// whose data (a VTEP's MAC) a new one has. To keep them would keep the new one,
+// which is younger, from being admitted.
 func notReplaced(missing, prev, next []Lease) []Lease {
 	type identity struct {
 		id      string
@@ -124,7 +125,7 @@ func notReplaced(missing, prev, next []Lease) []Lease {
 		known[identity{l.ID, l.Created}] = struct{}{}
 	}
 	var fresh []Lease
-	publics := map[netip.Addr]struct{}{}
+	publics, datas := map[netip.Addr]struct{}{}, map[string]struct{}{}
 	for _, l := range next[from:nextTo] {
 		if _, found := known[identity{l.ID, l.Created}]; found {
 			continue
@@ -133,6 +134,9 @@ func notReplaced(missing, prev, next []Lease) []Lease {
 		for _, share := range l.Shares {
 			if share.Public.IsValid() {
 				publics[share.Public] = struct{}{}
+			}
+			if distinguishes(share.Data) {
+				datas[string(share.Data)] = struct{}{}
 			}
 		}
 	}
@@ -147,7 +151,12 @@ func notReplaced(missing, prev, next []Lease) []Lease {
 		return slices.ContainsFunc(l.Shares, func(s Share) bool {
 			_, _, again := subnets.find(s.Subnet)
 			_, moved := publics[s.Public]
-			return again || moved
+			_, same := datas[string(s.Data)]
+			return again || moved || same
 		})
 	})
 }
+
+// distinguishes tells whether what a backend says of a node may be one node's
+// only; that of a backend with nothing to say is everybody's.
+func distinguishes(data []byte) bool { return len(data) > 0 && string(data) != "null" }

@@ -17,14 +17,19 @@ func snap(epoch string, revision int64, names ...string) subnet.Snapshot {
 	s := subnet.Snapshot{Epoch: epoch, Revision: revision}
 	for _, name := range names {
 		n := int(name[0] - 'a')
-		mac := ourMAC
-		if name[1:] == "*" {
-			mac = otherMAC
-		}
 		s.Leases = append(s.Leases, lease(name[:1], int64(n+1),
-			share(fmt.Sprintf("10.5.%d.0/24", n), fmt.Sprintf("192.0.2.%d", n+1), mac)))
+			share(fmt.Sprintf("10.5.%d.0/24", n), fmt.Sprintf("192.0.2.%d", n+1), macOf(name))))
 	}
 	return s
+}
+
+// macOf is what a node of snap announces: another MAC than all others.
+func macOf(name string) string {
+	last := 1
+	if name[1:] == "*" {
+		last = 2
+	}
+	return fmt.Sprintf(`{"VNI":1,"VtepMAC":"02:00:00:00:%02x:%02x"}`, name[0], last)
 }
 
 // names is the inverse of snap.
@@ -32,7 +37,7 @@ func names(s subnet.Snapshot) []string {
 	var out []string
 	for _, l := range s.Leases {
 		name := l.ID
-		if string(l.Shares[0].Data) == otherMAC {
+		if string(l.Shares[0].Data) == macOf(l.ID+"*") {
 			name += "*"
 		}
 		out = append(out, name)
@@ -160,14 +165,16 @@ func TestBelieveConfig(t *testing.T) {
 // A lease that is kept must not stand in the way of the one that came for it:
 // Admit lets the older one win.
 func TestBelieveKeepsNothingThatWasReplaced(t *testing.T) {
-	prev := snap("x", 9, "a", "b", "c", "d")
+	prev := snap("x", 9, "a", "b", "c", "d", "e")
 	next := snap("y", 3)
 	next.Leases = []subnet.Lease{
 		lease("moved", 1, share("10.5.77.0/24", "192.0.2.1", "")), // the node of a
 		lease("taken", 2, share("10.5.1.0/25", "192.0.2.99", "")), // the subnet of b
+		// The MAC of e, a cloned machine of before, of which the store knows no more.
+		lease("true", 3, share("10.5.78.0/24", "192.0.2.98", macOf("e"))),
 	}
 	have, doubts := subnet.Believe(prev, next, 0)
-	if diff := cmp.Diff([]string{"moved", "taken", "c", "d"}, ids(have.Leases)); diff != "" {
+	if diff := cmp.Diff([]string{"moved", "taken", "c", "true", "d"}, ids(have.Leases)); diff != "" {
 		t.Errorf("leases (-want +have):\n%s", diff)
 	}
 	if len(doubts) == 0 || doubts[0].Kept != 2 {
@@ -178,7 +185,7 @@ func TestBelieveKeepsNothingThatWasReplaced(t *testing.T) {
 	prev.Leases = append(prev.Leases, twin)
 	next.Leases = []subnet.Lease{twin}
 	have, _ = subnet.Believe(prev, next, 0)
-	if diff := cmp.Diff([]string{"a", "b", "c", "d", "twin"}, ids(have.Leases)); diff != "" {
+	if diff := cmp.Diff([]string{"a", "b", "c", "d", "e", "twin"}, ids(have.Leases)); diff != "" {
 		t.Errorf("leases beside a twin (-want +have):\n%s", diff)
 	}
 }

@@ -50,11 +50,11 @@ func TestLingering(t *testing.T) {
 		},
 		"its subnet has a new node": {
 			[]heard{{0, []string{"a", "b"}}, {0, []string{"b"}}},
-			[]subnet.Lease{elsewhere("n", 99, "192.0.2.99", "10.5.0.0/25")}, ms, []string{"b", "n*"}, 0,
+			[]subnet.Lease{elsewhere("n", 99, "192.0.2.99", "10.5.0.0/25")}, ms, []string{"b", "n"}, 0,
 		},
 		"its node has a new subnet": {
 			[]heard{{0, []string{"a", "b"}}, {0, []string{"b"}}},
-			[]subnet.Lease{elsewhere("n", 99, "192.0.2.1", "10.5.99.0/24")}, ms, []string{"b", "n*"}, 0,
+			[]subnet.Lease{elsewhere("n", 99, "192.0.2.1", "10.5.99.0/24")}, ms, []string{"b", "n"}, 0,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
