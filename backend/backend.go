@@ -8,6 +8,7 @@ package backend
 import (
 	"net/netip"
 
+	"github.com/weftnet/weft/pkg/commands"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/subnet"
 )
@@ -27,6 +28,7 @@ type Host struct {
 	Facts  dataplane.Facts
 	Lease  subnet.Lease // ours; zero in Announce
 	Random [16]byte     // made once per process, for what must be random (a new MAC)
+	Output string       // of a Commander's Startup
 }
 
 // Backend turns the host and its peers into kernel entries. Implementations
@@ -58,4 +60,15 @@ type PathUser interface {
 type Warner interface {
 	// Warnings gives clauses for the log, each naming its key.
 	Warnings(cfg subnet.Config) []string
+}
+
+// Commander is a Backend that has programs run. It decides which must have been
+// run, and what takes that back; a task without Do has nothing to run.
+type Commander interface {
+	// Startup must be done before Announce, which gets its output in the host.
+	Startup(cfg subnet.Config) (commands.Task, error)
+	// Ours must be done for this node when it has its lease.
+	Ours(h Host) (commands.Task, error)
+	// For must be done for an admitted peer. Errors are those of Peer.
+	For(h Host, l subnet.Lease) (commands.Task, error)
 }

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/weftnet/weft/pkg/commands/runner"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/subnet"
 )
@@ -175,13 +177,14 @@ func (c Cleanup) remove(report *CleanupReport, had memories, why string) {
 		c.unlink(report, "file", c.SubnetFile)
 	}
 	if c.StateDir != "" {
+		c.leaveCommands(report)
 		names := []string{filepath.Join(c.StateDir, leaseFile), filepath.Join(c.StateDir, snapshotFile)}
 		torn, _ := filepath.Glob(filepath.Join(c.StateDir, tornFiles)) // the pattern is a good one
 		names = append(names, torn...)
 		for _, name := range names {
 			c.unlink(report, "file", name)
 		}
-		c.unlinkDir(report, names)
+		c.unlinkDir(report, append(names, CommandsDir(c.StateDir)))
 	}
 	c.unlink(report, "file", c.Socket)
 }
@@ -231,4 +234,31 @@ func (c Cleanup) unlinkDir(report *CleanupReport, ours []string) {
 		return
 	}
 	c.unlink(report, "directory", c.StateDir)
+}
+
+// leaveCommands lists what commands have done, and forgets it. It runs none:
+// the records are those of weftd's user, and who cleans up may have more rights.
+func (c Cleanup) leaveCommands(report *CleanupReport) {
+	dir := CommandsDir(c.StateDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // none was ever run
+	}
+	if boot, err := runner.BootID(); err == nil {
+		was, err := runner.Leftovers(dir, boot)
+		if err != nil {
+			report.Failed = append(report.Failed, CleanupItem{"directory", dir, err.Error()})
+		}
+		for _, name := range slices.Sorted(maps.Keys(was)) {
+			note := "ran for " + name
+			if undo := was[name].Task.Undo; !undo.None() {
+				note += "; take it back with: " + undo.String()
+			}
+			report.Kept = append(report.Kept, CleanupItem{"command", was[name].Task.Do.String(), note})
+		}
+	}
+	for _, e := range entries {
+		c.unlink(report, "file", filepath.Join(dir, e.Name()))
+	}
+	c.unlink(report, "directory", dir)
 }

@@ -213,7 +213,7 @@ func (n *Node) apply(ctx context.Context) {
 	if h.Lease.ID == "" || h.Uplink.Iface == "" || !n.fits(h.Config, h.Lease) {
 		return
 	}
-	b, err := n.backend(h.Config)
+	b, h, err := n.prepared(h)
 	if err == nil {
 		h, err = effectiveHost(h, b)
 	}
@@ -231,6 +231,10 @@ func (n *Node) apply(ctx context.Context) {
 	facts, err := n.pathsOf(ctx, b, h.Config, ok)
 	if err != nil {
 		n.waitFor("host", err)
+		return
+	}
+	if err := n.tasksFor(b, h, ok); err != nil {
+		n.waitFor("backend", err)
 		return
 	}
 	peers, bad := n.pieces.forPeers(b, facts, ok)

@@ -21,7 +21,7 @@ func (n *Node) nextClaim() (subnet.Claim, bool) {
 	if len(h.Config.Networks) == 0 || h.Uplink.Iface == "" {
 		return subnet.Claim{}, false
 	}
-	b, err := n.backend(h.Config)
+	b, h, err := n.prepared(h)
 	if err != nil {
 		n.waitFor("backend", err)
 		return subnet.Claim{}, false

@@ -26,6 +26,7 @@ import (
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/network/uplink"
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/commands/runner"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/reconcile"
 	"github.com/weftnet/weft/pkg/health"
@@ -52,6 +53,9 @@ type Options struct {
 	SubnetFile  string // subnet.env
 	StateDir    string // our lease and the last snapshot; "" keeps none
 	Socket      string // control socket; "" for none
+	// Commands runs the programs of a backend.Commander; nil if none of the
+	// backends is one.
+	Commands *runner.Runner
 }
 
 // Node is one member of the overlay.
@@ -65,6 +69,7 @@ type Node struct {
 	view   view
 	admit  subnet.Admitter
 	pieces pieces
+	tasks  tasks           // that programs are to do
 	seen   map[string]bool // what was logged once already
 	told   engine          // likewise
 
@@ -108,6 +113,7 @@ func New(opts Options) *Node {
 		turned: make(chan struct{}, 1),
 	}
 	n.ledger.complaints = complaints{}
+	n.ledger.commands = map[string]string{}
 	n.self, _ = opts.Store.(selfStore)
 	_, _ = rand.Read(n.random[:]) // never fails (crypto/rand, Go 1.24)
 	n.loop = reconcile.New(opts.Kernel, reconcile.Options{
@@ -146,6 +152,9 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	if n.opts.Pods != nil && n.opts.Attachments != "" {
 		g.Go(func() error { return n.mendPods(ctx) })
+	}
+	if n.opts.Commands != nil {
+		g.Go(func() error { return n.opts.Commands.Run(ctx, n.onCommand) })
 	}
 	err := g.Wait()
 	n.notifyStopping()

@@ -184,8 +184,8 @@ func TestRefusedBackends(t *testing.T) {
 			"use vxlan over an underlay that does, or stay with flannel for now",
 		"tencent-vpc": asks + `"tencent-vpc", which weft does not have: weft writes no cloud's route tables: ` +
 			"use vxlan, or alloc if something else writes them",
-		"extension": asks + `"extension", which weft does not have: weft runs no commands out of the store: ` +
-			"use vxlan, or alloc and do the rest yourself",
+		"extension": asks + `"extension", which runs commands out of the store: if whoever can write there ` +
+			"may run them on this node, start weftd with --extension-commands; else use vxlan",
 		"vlxan": asks + `"vlxan", which nobody knows: use alloc, host-gw or vxlan`,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -35,6 +35,7 @@ type ledger struct {
 	ops        int
 	drift      drift
 	complaints complaints
+	commands   map[string]string // failures that the log was told, by task
 }
 
 // onRound takes the loop's report. It must not block.
@@ -152,6 +153,7 @@ func (n *Node) judgeReadiness() {
 			})
 		}
 	}
+	n.judgeCommands()
 	n.announceReadiness(n.opts.Health.Ready())
 }
 

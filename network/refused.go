@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,7 +32,8 @@ func refusedBackend(name string, have []string) error {
 	case "tencent-vpc":
 		instead = "weft writes no cloud's route tables: use vxlan, or alloc if something else writes them"
 	case "extension":
-		instead = "weft runs no commands out of the store: use vxlan, or alloc and do the rest yourself"
+		return errors.New("the network configuration asks for backend \"extension\", which runs commands out of the store: " +
+			"if whoever can write there may run them on this node, start weftd with --extension-commands; else use vxlan")
 	default:
 		return fmt.Errorf("the network configuration asks for backend %.40q, which nobody knows: use %s",
 			name, listed(have))

@@ -103,6 +103,7 @@ func (n *Node) Status() Status {
 	s.Reasons = n.opts.Health.Reasons()
 	s.Rounds, s.Ops = n.ledger.rounds, n.ledger.ops
 	n.ledger.drift.fill(&s, time.Now())
+	s.fillCommands(n.opts.Commands)
 	s.LastTook = n.ledger.took.Round(time.Microsecond).String()
 	return s
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/backend/alloc"
+	"github.com/weftnet/weft/backend/extension"
 	"github.com/weftnet/weft/backend/hostgw"
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
@@ -27,7 +28,8 @@ the saved lease and snapshot, and the control socket a dead weftd left.
 
 What is not weft's stays as it is. So do forwarding sysctls, which others may rely on; the
 embedded etcd's data, which is the cluster's; cni0 and pods' interfaces, which the CNI plugin
-removes with each pod; and what flannel has taken over.
+removes with each pod; what flannel has taken over; and what commands of the backend extension
+have done, which is listed with the commands that take it back.
 
 Stop weftd first. Which network was here is told by the state directory, else by the subnet
 file, else by --config.`
@@ -68,7 +70,9 @@ func newCleanupCommand(g *globals) *cobra.Command {
 
 func (f *cleanupFlags) run(cmd *cobra.Command, output string) error {
 	c := f.cleanup
-	c.Backends = map[string]backend.Backend{"vxlan": vxlan.New(), "host-gw": hostgw.New(), "alloc": alloc.New()}
+	c.Backends = map[string]backend.Backend{
+		"vxlan": vxlan.New(), "host-gw": hostgw.New(), "alloc": alloc.New(), "extension": extension.New(),
+	}
 	if f.config != "" {
 		var err error
 		if c.Config, err = subnet.ParseConfig([]byte(f.config)); err != nil {

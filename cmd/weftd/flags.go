@@ -30,6 +30,7 @@ type settings struct {
 	sysctlDir                      string
 	ipMasq, forwardRules, noRandom bool
 	blackhole                      bool
+	extension                      bool
 	resync                         int
 	healthzIP                      string
 	healthzPort                    int
@@ -74,7 +75,7 @@ func groups() []group {
 		}},
 		{"Pods: what they get", []string{
 			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules", "iptables-resync",
-			"ip-blackhole-route", "attachments-dir",
+			"ip-blackhole-route", "attachments-dir", "extension-commands",
 		}},
 		{"CNI files: installed once pods can be served, and again when somebody removes them", []string{
 			"cni-conf", "cni-conf-file", "cni-bin-dir", "cni-plugin",
@@ -128,6 +129,9 @@ func (s *settings) nodeFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&s.forwardRules, "iptables-forward-rules", true, "accept forwarded pod traffic in our own chain")
 	fs.IntVar(&s.resync, "iptables-resync", 5,
 		"`seconds` between looks at iptables-legacy, where changes are not notified; elsewhere they are")
+	fs.BoolVar(&s.extension, "extension-commands", false,
+		"run the commands of a network configuration with the backend extension, as weftd's user and with its rights: "+
+			"whoever writes the configuration may then run programs on this node")
 	fs.StringVar(&s.attachments, "attachments-dir", attachment.DefaultDir,
 		"`directory` where the CNI plugin records pods' attachments, by which they are mended; empty: they are left alone")
 	fs.BoolVar(&s.blackhole, "ip-blackhole-route", false,

@@ -16,11 +16,13 @@ import (
 
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/backend/alloc"
+	"github.com/weftnet/weft/backend/extension"
 	"github.com/weftnet/weft/backend/hostgw"
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
 	"github.com/weftnet/weft/network/uplink"
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/commands/runner"
 	"github.com/weftnet/weft/pkg/dataplane/linux"
 	"github.com/weftnet/weft/pkg/health"
 	"github.com/weftnet/weft/pkg/logging"
@@ -96,7 +98,8 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		Kernel:      kernel,
 		Pods:        pods,
 		Attachments: attachment.Dir(s.attachments),
-		Backends:    backends(),
+		Backends:    s.backends(),
+		Commands:    s.commands(log),
 		Health:      state,
 		Log:         log,
 		Wish:        s.wish(),
@@ -141,8 +144,26 @@ func (s *settings) kernel() (*linux.Kernel, *linux.Pods, error) {
 }
 
 // backends are those that a configuration may name.
-func backends() map[string]backend.Backend {
-	return map[string]backend.Backend{"vxlan": vxlan.New(), "host-gw": hostgw.New(), "alloc": alloc.New()}
+func (s *settings) backends() map[string]backend.Backend {
+	all := map[string]backend.Backend{"vxlan": vxlan.New(), "host-gw": hostgw.New(), "alloc": alloc.New()}
+	if s.extension {
+		all["extension"] = extension.New()
+	}
+	return all
+}
+
+// commands runs the programs of backends. What was run before is in the state
+// directory, also what a backend of before had run.
+func (s *settings) commands(log logrus.FieldLogger) *runner.Runner {
+	if !s.extension {
+		return nil
+	}
+	boot, errBoot := runner.BootID()
+	r, err := runner.New(runner.Options{Dir: network.CommandsDir(s.stateDir), Boot: boot})
+	if err = errors.Join(errBoot, err); err != nil {
+		log.WithError(err).Warn("not all is known that commands of the network configuration have done")
+	}
+	return r
 }
 
 func openEtcd(s settings, log logrus.FieldLogger) (*etcd.Store, error) {
