@@ -52,6 +52,8 @@ type pieces struct {
 	rules []layers.Fragment
 	peers []piece           // of the admitted leases, in their order
 	out   []layers.Fragment // that forPeers gave last; written over by the next
+	// turnover is who came, changed and left since somebody asked.
+	turnover turnover
 	// retired are devices of configurations of before, see retire.
 	retired  map[string]dataplane.Link
 	suffixes []string // of this configuration and of those before
@@ -64,7 +66,11 @@ type piece struct {
 	paths    *[2]dataplane.Route // to the peer; nil: none, or the backend uses none
 	fragment layers.Fragment
 	err      error
+	since    int64 // Unix seconds: the lease counts since then
 }
+
+// stale is the revision of a piece that was made for another host.
+const stale = -1
 
 // is tells whether the piece was made of what is known of a lease now.
 func (p *piece) is(l *subnet.Lease, facts dataplane.Facts) bool {
@@ -95,7 +101,11 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 	if !slices.Contains(suffixes, rules.Suffix) {
 		suffixes = append(suffixes, rules.Suffix)
 	}
+	for i := range p.peers {
+		p.peers[i].revision, p.peers[i].fragment = stale, layers.Fragment{}
+	}
 	*p = pieces{
+		peers:    p.peers,
 		retired:  retired,
 		suffixes: suffixes,
 		options:  options,
@@ -118,10 +128,10 @@ func sameHost(a, b backend.Host) bool {
 // that the backend can't make anything of. Of the facts only paths count. The
 // fragments are good until the next call.
 func (p *pieces) forPeers(
-	b backend.Backend, facts dataplane.Facts, admitted []subnet.Lease,
+	b backend.Backend, facts dataplane.Facts, admitted []subnet.Lease, now time.Time,
 ) ([]layers.Fragment, []subnet.Skipped) {
 	p.host.Facts = facts
-	p.update(b, facts, admitted)
+	p.update(b, facts, admitted, now)
 	p.out = slices.Grow(p.out[:0], len(admitted))
 	var bad []subnet.Skipped
 	for i := range p.peers {
@@ -136,7 +146,7 @@ func (p *pieces) forPeers(
 
 // update makes the pieces those of the admitted leases: it finds the part of the
 // list that is not as it was, and looks at no other.
-func (p *pieces) update(b backend.Backend, facts dataplane.Facts, admitted []subnet.Lease) {
+func (p *pieces) update(b backend.Backend, facts dataplane.Facts, admitted []subnet.Lease, now time.Time) {
 	from, oldTo, newTo := 0, len(p.peers), len(admitted)
 	for from < min(oldTo, newTo) && p.peers[from].is(&admitted[from], facts) {
 		from++
@@ -151,16 +161,25 @@ func (p *pieces) update(b backend.Backend, facts dataplane.Facts, admitted []sub
 	fresh := make([]piece, 0, newTo-from)
 	for i := from; i < newTo; i++ {
 		l := &admitted[i]
-		if got := was[l.ID]; got != nil && got.is(l, facts) {
-			fresh = append(fresh, *got)
+		old := was[l.ID]
+		delete(was, l.ID)
+		if old != nil && old.is(l, facts) {
+			fresh = append(fresh, *old)
 			continue
 		}
-		got := piece{id: l.ID, revision: l.Revision, paths: pathsTo(facts, l)}
+		got := piece{id: l.ID, revision: l.Revision, paths: pathsTo(facts, l), since: now.Unix()}
+		p.turnover.note(old, l)
+		if old != nil {
+			got.since = old.since
+		}
 		var state dataplane.State
 		if state, got.err = b.Peer(p.host, *l); got.err == nil {
 			got.fragment = layers.New(l.ID, state)
 		}
 		fresh = append(fresh, got)
+	}
+	for id := range was {
+		p.turnover.left.Note(id, "")
 	}
 	p.peers = slices.Replace(p.peers, from, oldTo, fresh...)
 }
@@ -237,7 +256,7 @@ func (n *Node) apply(ctx context.Context) {
 		n.waitFor("backend", err)
 		return
 	}
-	peers, bad := n.pieces.forPeers(b, facts, ok)
+	peers, bad := n.pieces.forPeers(b, facts, ok, time.Now())
 	no = append(no, bad...)
 	if anew {
 		n.refusedBase(n.loop.Set(layerBase, n.pieces.base))
@@ -256,6 +275,8 @@ func (n *Node) apply(ctx context.Context) {
 		n.loop.Own(n.pieces.domainOf(h))
 	}
 	n.logSkipped(no)
+	n.tellPeers(no)
+	n.view.admitted = admitted{b, ok, no}
 	n.updateStatus(func(s *Status) {
 		s.fillPeers(h, b.MTU(h), len(peers)-len(refused), no)
 		s.Rules = RulesStatus{why.String(), why.reason, why.warning}

@@ -7,6 +7,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/network/events"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/subnet"
 )
@@ -27,11 +28,13 @@ func (n *Node) configChange(s *subnet.Snapshot) {
 		s.Config = have
 		n.once("config refused "+string(next.Raw), func(log logrus.FieldLogger) {
 			log.WithError(err).Warn("the network configuration has changed and is refused; this node keeps the old one")
+			n.happened(events.ConfigRefused, "", oneLine(err))
 		})
 		n.updateStatus(func(st *Status) { st.Store.Refused = err.Error() })
 		return
 	}
 	n.opts.Log.WithField("config", string(next.Raw)).Info("the network configuration has changed; following")
+	n.happened(events.ConfigChanged, "", string(next.Raw))
 	n.updateStatus(func(st *Status) { st.Store.Refused = "" })
 }
 

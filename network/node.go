@@ -24,12 +24,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/network/events"
 	"github.com/weftnet/weft/network/uplink"
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/commands/runner"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/reconcile"
 	"github.com/weftnet/weft/pkg/health"
+	"github.com/weftnet/weft/pkg/version"
 	"github.com/weftnet/weft/subnet"
 )
 
@@ -74,6 +76,9 @@ type Node struct {
 	told   engine          // likewise
 
 	poke chan struct{} // a round ended: look at readiness and facts
+	asks chan func()   // questions for steer, which alone knows the view
+
+	events *events.Ring
 
 	self   selfStore     // the store, if this node has an object in it; or nil
 	turned chan struct{} // readiness came or went
@@ -98,6 +103,7 @@ type view struct {
 	uplink    backend.Uplink
 	public    []netip.Addr // what the uplink was chosen with
 	lease     subnet.Lease // ours; zero while there is none
+	admitted  admitted
 	claimed   subnet.Claim // what the lease keeper was told last
 	changed   bool         // something above changed: apply it
 }
@@ -109,12 +115,17 @@ func New(opts Options) *Node {
 		files: files{dir: opts.StateDir},
 		seen:  map[string]bool{},
 		poke:  make(chan struct{}, 1),
+		asks:  make(chan func()),
 
+		events: events.New(eventsKept),
 		turned: make(chan struct{}, 1),
 	}
 	n.ledger.complaints = complaints{}
 	n.ledger.commands = map[string]string{}
 	n.self, _ = opts.Store.(selfStore)
+	if s, ok := opts.Store.(outspoken); ok {
+		s.OnOutage(n.onOutage)
+	}
 	_, _ = rand.Read(n.random[:]) // never fails (crypto/rand, Go 1.24)
 	n.loop = reconcile.New(opts.Kernel, reconcile.Options{
 		Layers:  []string{layerBase, layerPeers, layerRules, layerConfirmed},
@@ -128,6 +139,7 @@ func New(opts Options) *Node {
 // everything in the kernel stays as it is, so that packets keep flowing.
 func (n *Node) Run(ctx context.Context) error {
 	n.started = time.Now()
+	n.happened(events.Started, "", version.Short())
 	n.mu.Lock()
 	n.ledger.factsDue = true
 	n.mu.Unlock()
@@ -173,20 +185,6 @@ func (n *Node) LookAgain() {
 	}
 }
 
-// watchStore keeps the store's snapshots coming.
-func (n *Node) watchStore(ctx context.Context, to chan<- subnet.Snapshot) error {
-	for attempt := 0; ; attempt++ {
-		err := n.opts.Store.Watch(ctx, to)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		n.opts.Log.WithError(err).Warn("watching the store ended; trying again")
-		if !sleep(ctx, backoff(attempt)) {
-			return ctx.Err()
-		}
-	}
-}
-
 const (
 	patience  = 2 * time.Second // a start may take so long before the log says what it waits for
 	doubtTick = time.Second     // how often a doubt is looked at again
@@ -229,6 +227,8 @@ func (n *Node) steer(ctx context.Context, snapshots <-chan subnet.Snapshot,
 		case l := <-leases:
 			n.adopt(l)
 		case <-n.poke:
+		case answer := <-n.asks:
+			answer()
 		case <-tick.C:
 			n.lookAgain()
 			n.view.changed = n.view.lingering.Over(time.Now()) || n.view.changed
@@ -266,41 +266,11 @@ func (n *Node) nextTick(s *saver) time.Duration {
 	return time.Hour
 }
 
-// hear takes a snapshot from the store, as far as it is credible.
-func (n *Node) hear(s subnet.Snapshot) {
-	v := &n.view
-	age := time.Duration(0)
-	if !v.doubted.IsZero() {
-		age = time.Since(v.doubted)
-	}
-	believed, doubts := subnet.Believe(v.believed, s, age)
-	kept := 0
-	for _, d := range doubts {
-		kept = d.Kept
-		n.once("doubt "+d.Reason, func(log logrus.FieldLogger) {
-			log.WithFields(logrus.Fields{"reason": d.Reason, "kept": d.Kept, "for": d.Left.Round(time.Second).String()}).
-				Warn("the store's content is in doubt; peers that it no longer has stay until it is confirmed")
-		})
-	}
-	switch {
-	case len(doubts) == 0:
-		v.doubted = time.Time{}
-	case v.doubted.IsZero() || kept > v.kept:
-		v.doubted = time.Now()
-	}
-	v.kept = kept
-	n.logMalformed(s.Malformed)
-	n.configChange(&believed)
-	if v.confirmed {
-		v.lingering.Note(v.believed.Leases, believed.Leases, time.Now())
-	}
-	v.believed = believed
-	v.confirmed, v.changed = true, true
-	n.updateStatus(func(st *Status) { st.Store.fill(s, len(doubts) > 0) })
-}
-
 // adopt takes the lease that the keeper got.
 func (n *Node) adopt(l subnet.Lease) {
+	if l.ID != n.view.lease.ID || l.Created != n.view.lease.Created {
+		n.happened(events.LeaseTaken, l.ID, "")
+	}
 	n.view.lease, n.view.changed = l, true
 	if err := n.files.saveLease(l); err != nil {
 		n.opts.Log.WithError(err).Warn("our lease is not saved; after a reboot this node may get another subnet")
@@ -334,6 +304,7 @@ func (n *Node) refreshFacts(ctx context.Context) {
 	n.view.changed = n.view.changed || !reflect.DeepEqual(up, n.view.uplink) ||
 		!maps.Equal(facts.Paths, n.view.facts.Paths) || !reflect.DeepEqual(facts.Firewall, n.view.facts.Firewall)
 	n.tellMoved(facts)
+	n.tellUplink(up)
 	n.view.facts, n.view.uplink, n.view.public = facts, up, wish.Public
 	n.opts.Health.Set(conditionUplink, nil)
 }
@@ -386,14 +357,5 @@ func (n *Node) host() backend.Host {
 		Facts:  n.view.facts,
 		Lease:  n.view.lease,
 		Random: n.random,
-	}
-}
-
-func (n *Node) logMalformed(bad []subnet.Skipped) {
-	for _, b := range bad {
-		n.once("malformed "+b.String(), func(log logrus.FieldLogger) {
-			log.WithFields(logrus.Fields{"entry": b.ID, "field": b.Field, "reason": b.Reason}).
-				Warn("an entry of the store can't be read, and is left out until it is mended or gone")
-		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weftnet/weft/network/events"
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/attachment/mend"
 )
@@ -59,6 +60,7 @@ func (n *Node) mendPods(ctx context.Context) error {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.ledger.drift.mend(attachmentKind, steps)
+			n.events.Add(time.Now(), events.Event{Kind: events.Repaired, Subject: attachmentKind, Count: steps})
 		},
 	}
 	return m.run(ctx)

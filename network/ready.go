@@ -11,6 +11,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 
+	"github.com/weftnet/weft/network/events"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/reconcile"
 	"github.com/weftnet/weft/pkg/subnetenv"
@@ -52,6 +53,7 @@ func (n *Node) onRound(r reconcile.Round) {
 	n.logRound(r, fought)
 	n.logComplaints(refused, conflicts)
 	n.logFights(tell)
+	n.tellRound(r, fought, tell, refused, conflicts)
 	n.LookAgain()
 }
 
@@ -186,10 +188,12 @@ func (n *Node) announceReadiness(notReady error) {
 	case notReady == nil && !was:
 		after := time.Since(n.started).Round(time.Millisecond)
 		n.opts.Log.WithField("after", after.String()).Info("ready: pods can be served")
+		n.happened(events.Ready, "", "")
 		n.notify(daemon.SdNotifyReady + "\nSTATUS=serving pods")
 	case notReady != nil && was:
 		n.opts.Log.WithError(notReady).Warn("not ready: pods can't be served")
-		n.notify("STATUS=not ready: " + strings.ReplaceAll(notReady.Error(), "\n", "; "))
+		n.happened(events.NotReady, "", oneLine(notReady))
+		n.notify("STATUS=not ready: " + oneLine(notReady))
 	}
 }
 

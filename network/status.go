@@ -1,14 +1,6 @@
 package network
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"net"
-	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/weftnet/weft/backend"
@@ -37,6 +29,9 @@ type Status struct {
 	Conflicts     map[string]string `json:"conflicts,omitempty"`     // entry that something foreign holds → what to do
 
 	LastTook string `json:"lastTook"`
+
+	Source string        `json:"source,omitempty"` // what this is from, where it isn't the daemon's word
+	Kernel *KernelStatus `json:"kernel,omitempty"` // what stands there; only with Source
 }
 
 // NodeStatus is this node's part of the overlay.
@@ -62,17 +57,31 @@ type StoreStatus struct {
 	Epoch     string           `json:"epoch,omitempty"`
 	Revision  int64            `json:"revision"`
 	Leases    int              `json:"leases"`
-	Heard     time.Time        `json:"heard"`             // last snapshot; zero: not since the start
-	InDoubt   bool             `json:"inDoubt"`           // its content is not believed yet
+	Heard     time.Time        `json:"heard"`          // last snapshot; zero: not since the start
+	InDoubt   bool             `json:"inDoubt"`        // its content is not believed yet
+	Away      string           `json:"away,omitempty"` // why it doesn't answer
+	AwaySince time.Time        `json:"awaySince,omitzero"`
 	Refused   string           `json:"refused,omitempty"` // why its configuration is not followed
 	Malformed []subnet.Skipped `json:"malformed,omitempty"`
 }
 
 func (s *StoreStatus) fill(snapshot subnet.Snapshot, inDoubt bool) {
 	*s = StoreStatus{
-		Refused: s.Refused,
-		Epoch:   snapshot.Epoch, Revision: snapshot.Revision, Leases: len(snapshot.Leases),
+		Refused: s.Refused, Away: s.Away, AwaySince: s.AwaySince,
+		Epoch: snapshot.Epoch, Revision: snapshot.Revision, Leases: len(snapshot.Leases),
 		Heard: time.Now(), InDoubt: inDoubt, Malformed: snapshot.Malformed,
+	}
+}
+
+// note takes that the store is away, or with nil that it is back.
+func (s *StoreStatus) note(err error, now time.Time) {
+	if err == nil {
+		s.Away, s.AwaySince = "", time.Time{}
+		return
+	}
+	s.Away = oneLine(err)
+	if s.AwaySince.IsZero() {
+		s.AwaySince = now
 	}
 }
 
@@ -113,74 +122,4 @@ func (n *Node) setReady(ready bool) (was bool) {
 	defer n.mu.Unlock()
 	was, n.ready = n.ready, ready
 	return was
-}
-
-// serveControl answers weftctl on a unix socket that only root may use. That
-// it can't be opened is no reason for the node not to run.
-func (n *Node) serveControl(ctx context.Context) error {
-	listener, err := listenUnix(n.opts.Socket)
-	if err != nil {
-		n.opts.Log.WithError(err).Warn("no control socket: weftctl status and plan will not work")
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, n.Status()) })
-	mux.HandleFunc("GET /v1/plan", func(w http.ResponseWriter, r *http.Request) {
-		plan, err := n.loop.Plan(r.Context())
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		out := PlanReply{Ops: []string{}, Conflicts: []string{}}
-		for _, op := range plan.Ops {
-			out.Ops = append(out.Ops, op.String())
-		}
-		for _, op := range plan.Conflicts {
-			out.Conflicts = append(out.Conflicts, op.Entry()+": "+conflictText(op))
-		}
-		writeJSON(w, out)
-	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the control socket %s: %w", n.opts.Socket, err)
-	}
-	return ctx.Err()
-}
-
-// PlanReply is what the loop would write now, served at /v1/plan.
-type PlanReply struct {
-	Ops       []string `json:"ops"`
-	Conflicts []string `json:"conflicts"`
-}
-
-// listenUnix takes the place of a socket that a dead process left.
-func listenUnix(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	if conn, err := net.Dial("unix", path); err == nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("control socket %s: another weftd listens there; give this one its own with --socket", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("control socket: %w", err), listener.Close())
-	}
-	return listener, nil
-}
-
-func writeJSON(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	_ = enc.Encode(v) // the client went away: nobody is left to tell
 }

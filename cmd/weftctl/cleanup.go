@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/backend/alloc"
@@ -52,14 +53,11 @@ func newCleanupCommand(g *globals) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.cleanup.Socket = g.socket
-			return f.run(cmd, g.output)
+			return f.run(cmd, g)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.cleanup.StateDir, "state-dir", setting("STATE_DIR", "/var/lib/weft"),
-		"`directory` of weftd's state")
-	flags.StringVar(&f.cleanup.SubnetFile, "subnet-file", setting("SUBNET_FILE", "/run/flannel/subnet.env"),
-		"`file` that weftd wrote for the CNI plugin")
+	stateFlags(flags, &f.cleanup.StateDir, &f.cleanup.SubnetFile)
 	flags.StringVar(&f.config, "config", "", "network configuration as `JSON`, where neither of them tells")
 	flags.BoolVar(&f.lease, "lease", false, "give this node's lease back to etcd too: peers forget it at once")
 	flags.BoolVar(&f.cleanup.DryRun, "dry-run", false, "tell what would be removed, and remove nothing")
@@ -68,11 +66,23 @@ func newCleanupCommand(g *globals) *cobra.Command {
 	return cmd
 }
 
-func (f *cleanupFlags) run(cmd *cobra.Command, output string) error {
-	c := f.cleanup
-	c.Backends = map[string]backend.Backend{
+// stateFlags say what outlives a weftd.
+func stateFlags(flags *pflag.FlagSet, stateDir, subnetFile *string) {
+	flags.StringVar(stateDir, "state-dir", setting("STATE_DIR", "/var/lib/weft"), "`directory` of weftd's state")
+	flags.StringVar(subnetFile, "subnet-file", setting("SUBNET_FILE", "/run/flannel/subnet.env"),
+		"`file` that weftd wrote for the CNI plugin")
+}
+
+// backends are those whose entries may stand on this host.
+func backends() map[string]backend.Backend {
+	return map[string]backend.Backend{
 		"vxlan": vxlan.New(), "host-gw": hostgw.New(), "alloc": alloc.New(), "extension": extension.New(),
 	}
+}
+
+func (f *cleanupFlags) run(cmd *cobra.Command, g *globals) error {
+	c := f.cleanup
+	c.Backends = backends()
 	if f.config != "" {
 		var err error
 		if c.Config, err = subnet.ParseConfig([]byte(f.config)); err != nil {
@@ -94,10 +104,9 @@ func (f *cleanupFlags) run(cmd *cobra.Command, output string) error {
 	if len(report.Removed)+len(report.Kept)+len(report.Failed) == 0 && err != nil {
 		return err
 	}
-	if output == "json" {
-		return errors.Join(err, printJSON(cmd.OutOrStdout(), report))
-	}
-	return errors.Join(err, printCleanup(cmd.OutOrStdout(), report))
+	return errors.Join(err, g.print(cmd.OutOrStdout(), report, func(out io.Writer) error {
+		return printCleanup(out, report)
+	}))
 }
 
 func printCleanup(out io.Writer, r network.CleanupReport) error {

@@ -1,23 +1,22 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
-	"slices"
+	"os"
 	"strings"
-	"text/tabwriter"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/pkg/dataplane/linux"
 	"github.com/weftnet/weft/pkg/version"
 )
 
@@ -25,27 +24,49 @@ import (
 var errDrift = errors.New("the kernel is not as wanted")
 
 func newStatusCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var where network.Offline
+	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show this node: its lease, uplink, peers and store",
-		Args:  cobra.NoArgs,
+		Long: "Shows this node as weftd knows it. Where no weftd runs, it shows what the state directory and the\n" +
+			"subnet file remember and what stands in the kernel, says so, and ends with status 1.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s network.Status
-			if err := askDaemon(cmd.Context(), g.socket, "/v1/status", &s); err != nil {
+			err := askDaemon(cmd.Context(), g.socket, "/v1/status", &s)
+			if errors.Is(err, errNoDaemon) {
+				var why error
+				if s, why = offline(cmd.Context(), where); why != nil {
+					return fmt.Errorf("%w\nwithout it nothing can be told: %w", err, why)
+				}
+			} else if err != nil {
 				return err
 			}
-			if g.output == "json" {
-				return printJSON(cmd.OutOrStdout(), s)
-			}
-			return printStatus(cmd.OutOrStdout(), s, time.Now())
+			return errors.Join(err, g.print(cmd.OutOrStdout(), s, func(out io.Writer) error {
+				return printStatus(out, s, time.Now())
+			}))
 		},
 	}
+	stateFlags(cmd.Flags(), &where.StateDir, &where.SubnetFile)
+	return cmd
+}
+
+// offline asks the kernel and the disk.
+func offline(ctx context.Context, where network.Offline) (network.Status, error) {
+	kernel, err := linux.New(linux.Options{})
+	if err != nil {
+		return network.Status{}, fmt.Errorf("%w; run it as root", err)
+	}
+	defer kernel.Close()
+	where.Kernel, where.Backends = kernel, backends()
+	return where.Status(ctx)
 }
 
 func newPlanCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use:   "plan",
-		Short: "Show what weftd would write to the kernel now; exit status 1 if anything",
+		Use:     "plan",
+		Aliases: []string{"diff"},
+		Short:   "Show what weftd would write to the kernel now; exit status 1 if anything",
 		Long: "Shows the difference between what is wanted and what the kernel has, without writing:\n" +
 			"  +  would be created    ~  would be changed    -  would be deleted\n" +
 			"  !  is needed, but something foreign stands there; weftd leaves it alone",
@@ -55,13 +76,11 @@ func newPlanCommand(g *globals) *cobra.Command {
 			if err := askDaemon(cmd.Context(), g.socket, "/v1/plan", &p); err != nil {
 				return err
 			}
-			out := cmd.OutOrStdout()
-			if g.output == "json" {
-				if err := printJSON(out, p); err != nil {
-					return err
-				}
-			} else {
+			if err := g.print(cmd.OutOrStdout(), p, func(out io.Writer) error {
 				printPlan(out, p)
+				return nil
+			}); err != nil {
+				return err
 			}
 			if len(p.Ops)+len(p.Conflicts) > 0 {
 				return errDrift
@@ -83,110 +102,56 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// askDaemon gets one JSON document from the local weftd.
-func askDaemon(ctx context.Context, socket, path string, into any) error {
-	client := http.Client{
-		Timeout: 30 * time.Second,
+// errNoDaemon is a socket that nobody answers at.
+var errNoDaemon = errors.New("is it running? systemctl status weftd")
+
+// clientOf speaks HTTP over the control socket; a patience of 0 has no end.
+func clientOf(socket string, patience time.Duration) *http.Client {
+	return &http.Client{
+		Timeout: patience,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)
 		}},
 	}
+}
+
+// get gives the body of an answer, to be closed.
+func get(ctx context.Context, client *http.Client, socket, path string) (io.ReadCloser, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://weftd"+path, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	reply, err := client.Do(request)
 	if err != nil {
-		return fmt.Errorf("ask weftd at %s: %w; is it running? systemctl status weftd", socket, errors.Unwrap(err))
+		err = errors.Unwrap(err)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, fmt.Errorf("ask weftd at %s: %w; %w", socket, err, errNoDaemon)
+		}
+		return nil, fmt.Errorf("ask weftd at %s: %w", socket, err)
+	}
+	if reply.StatusCode == http.StatusOK {
+		return reply.Body, nil
 	}
 	defer func() { _ = reply.Body.Close() }()
 	body, err := io.ReadAll(reply.Body)
 	if err != nil {
-		return fmt.Errorf("ask weftd at %s: %w", socket, err)
+		return nil, fmt.Errorf("ask weftd at %s: %w", socket, err)
 	}
-	if reply.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask weftd at %s: %s", socket, strings.TrimSpace(string(body)))
+	return nil, fmt.Errorf("ask weftd at %s: %s", socket, strings.TrimSpace(string(body)))
+}
+
+// askDaemon gets one JSON document from the local weftd.
+func askDaemon(ctx context.Context, socket, path string, into any) error {
+	body, err := get(ctx, clientOf(socket, 30*time.Second), socket, path)
+	if err != nil {
+		return err
 	}
-	if err := json.Unmarshal(body, into); err != nil {
+	defer func() { _ = body.Close() }()
+	if err := json.NewDecoder(body).Decode(into); err != nil {
 		return fmt.Errorf("ask weftd at %s: its answer can't be read: %w", socket, err)
 	}
 	return nil
-}
-
-func printJSON(out io.Writer, v any) error {
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
-
-func printStatus(out io.Writer, s network.Status, now time.Time) error {
-	ready := "yes"
-	if !s.Ready {
-		ready = "no"
-	}
-	heard := "not since weftd started"
-	if !s.Store.Heard.IsZero() {
-		heard = fmt.Sprintf("revision %d, heard %s ago, %d leases",
-			s.Store.Revision, now.Sub(s.Store.Heard).Round(time.Second), s.Store.Leases)
-		if s.Store.InDoubt {
-			heard += ", in doubt: peers stay until it is confirmed"
-		}
-	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	row := func(name, value string) { _, _ = fmt.Fprintf(w, "%s\t%s\n", name, value) }
-	row("Ready", ready)
-	for _, r := range s.Reasons {
-		row("", r)
-	}
-	if s.Node.Lease == "" {
-		row("Lease", "none yet")
-	} else {
-		row("Lease", s.Node.Lease)
-		row("Subnets", strings.Join(s.Node.Subnets, ", "))
-		row("Backend", fmt.Sprintf("%s, pods' MTU %d", s.Node.Backend, s.Node.MTU))
-		row("Uplink", fmt.Sprintf("%s, %s", s.Node.Uplink, strings.Join(s.Node.Local, ", ")))
-		row("Public", strings.Join(s.Node.Public, ", "))
-	}
-	if s.Rules.Engine != "" {
-		row("Rules", fmt.Sprintf("in %s: %s", s.Rules.Engine, s.Rules.Reason))
-	}
-	if s.Rules.Warning != "" {
-		row("", s.Rules.Warning)
-	}
-	row("Peers", fmt.Sprintf("%d programmed, %d left out", s.Peers, len(s.Skipped)))
-	row("Store", heard)
-	row("Kernel", fmt.Sprintf("%d rounds, %d writes, last round took %s", s.Rounds, s.Ops, s.LastTook))
-	row("Drift", driftText(s))
-	row("Version", s.Version)
-	for _, entry := range s.Fights {
-		row("Fight", fmt.Sprintf("%s: changed again and again by %s", entry, cmp.Or(s.Fighters[entry], "somebody")))
-	}
-	for _, entry := range slices.Sorted(maps.Keys(s.Conflicts)) {
-		row("Conflict", entry+": "+s.Conflicts[entry])
-	}
-	if s.Store.Refused != "" {
-		row("Refused", "the store's configuration: "+s.Store.Refused)
-	}
-	for _, x := range s.Skipped {
-		row("Left out", x.String())
-	}
-	for _, x := range s.Store.Malformed {
-		row("Malformed", x.String())
-	}
-	return w.Flush()
-}
-
-// driftText is "3 repaired: link 1, route 2".
-func driftText(s network.Status) string {
-	if s.Repaired == 0 {
-		return "nothing had to be repaired"
-	}
-	var kinds []string
-	for _, kind := range slices.Sorted(maps.Keys(s.RepairedKinds)) {
-		kinds = append(kinds, fmt.Sprintf("%s %d", kind, s.RepairedKinds[kind]))
-	}
-	return fmt.Sprintf("%d repaired: %s", s.Repaired, strings.Join(kinds, ", "))
 }
 
 func printPlan(out io.Writer, p network.PlanReply) {

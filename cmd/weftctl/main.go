@@ -44,16 +44,12 @@ func newRootCommand() *cobra.Command {
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.socket, "socket", "/run/weft/weftd.sock", "control `socket` of the local weftd")
-	flags.StringVarP(&g.output, "output", "o", "table", "`format`: table or json")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
-		if g.output != "table" && g.output != "json" {
-			return fmt.Errorf("--output %q: use table or json", g.output)
-		}
-		return nil
-	}
+	flags.StringVarP(&g.output, "output", "o", "table", "`format`: table, json or yaml")
+	_ = root.RegisterFlagCompletionFunc("output", completeFormats) // the flag is there
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return checkFormat(g.output) }
 	root.AddCommand(
-		newStatusCommand(&g), newPlanCommand(&g), newLeasesCommand(&g), newConfigCommand(),
-		newCleanupCommand(&g), newDemoCommand(), newVersionCommand(),
+		newStatusCommand(&g), newPeersCommand(&g), newPlanCommand(&g), newEventsCommand(&g), newLeasesCommand(&g),
+		newConfigCommand(), newCleanupCommand(&g), newDemoCommand(), newVersionCommand(),
 	)
 	return root
 }

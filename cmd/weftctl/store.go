@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -145,63 +143,4 @@ func setConfig(cmd *cobra.Command, flags *storeFlags, raw []byte) error {
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "written")
 		return err
 	})
-}
-
-func newLeasesCommand(g *globals) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "leases",
-		Short: "List all leases in etcd, and keys that can't be read",
-		Args:  cobra.NoArgs,
-	}
-	var flags storeFlags
-	flags.register(cmd.Flags())
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return flags.with(cmd.Context(), func(ctx context.Context, s *etcd.Store) error {
-			snapshot, err := s.Leases(ctx)
-			if err != nil {
-				return err
-			}
-			if g.output == "json" {
-				return printJSON(cmd.OutOrStdout(), leaseRows(snapshot))
-			}
-			return printLeases(cmd.OutOrStdout(), snapshot)
-		})
-	}
-	return cmd
-}
-
-// leaseRow is one line of `weftctl leases`; with -o json it is one element.
-type leaseRow struct {
-	ID      string          `json:"id"`
-	Subnet  string          `json:"subnet"`
-	Public  string          `json:"public"`
-	Backend string          `json:"backend"`
-	Data    json.RawMessage `json:"data,omitempty"`
-}
-
-func leaseRows(s subnet.Snapshot) []leaseRow {
-	rows := []leaseRow{}
-	for _, l := range s.Leases {
-		for _, share := range l.Shares {
-			rows = append(rows, leaseRow{
-				ID: l.ID, Subnet: share.Subnet.String(), Public: share.Public.String(), Backend: l.Backend, Data: share.Data,
-			})
-		}
-	}
-	return rows
-}
-
-func printLeases(out io.Writer, s subnet.Snapshot) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "SUBNET\tPUBLIC ADDRESS\tBACKEND\tDATA")
-	for _, r := range leaseRows(s) {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Subnet, r.Public, r.Backend, r.Data)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, m := range s.Malformed {
-		_, _ = fmt.Fprintf(out, "can't be read: %s\n", m)
-	}
-	return nil
 }

@@ -16,7 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/network/events"
 	"github.com/weftnet/weft/subnet"
+	"github.com/weftnet/weft/subnet/etcd"
 )
 
 var bless = flag.Bool("bless", false, "rewrite the golden files")
@@ -62,16 +64,63 @@ func TestStatusText(t *testing.T) {
 	broken.Fights = []string{"neigh 10.42.2.0 dev flannel.1", "route 10.42.2.0/24"}
 	broken.Fighters = map[string]string{"route 10.42.2.0/24": "probably routed (pid 812, by its netlink port)"}
 	broken.Conflicts = map[string]string{"route 10.42.3.0/24": "something that is not weft's stands there"}
+	broken.Store.Away, broken.Store.AwaySince = "connection refused", now.Add(-90*time.Second)
 	broken.Store.Malformed = []subnet.Skipped{{ID: "what-ever", Field: "key", Reason: "is no subnet"}}
 	fresh := network.Status{Version: "v0.1.0", Reasons: []string{"lease: not yet"}, LastTook: "0s"}
 	for name, s := range map[string]network.Status{
-		"status-ready": someStatus(), "status-broken": broken, "status-fresh": fresh,
+		"status-ready": someStatus(), "status-broken": broken, "status-fresh": fresh, "status-offline": offlineStatus(),
 	} {
 		var out bytes.Buffer
 		if err := printStatus(&out, s, now); err != nil {
 			t.Fatal(err)
 		}
 		golden(t, name, out.String())
+	}
+}
+
+func offlineStatus() network.Status {
+	s := someStatus()
+	s.Ready, s.Source = false, "the kernel, /var/lib/weft and /run/flannel/subnet.env"
+	s.Reasons = []string{"weftd doesn't run: pods' packets go on, and no change of the cluster is followed"}
+	s.Kernel = &network.KernelStatus{Links: []string{"flannel.1 up, MTU 1450"}, FDB: 2, Neighs: 2, Routes: 2, Chains: 6}
+	return s
+}
+
+func somePeers() []network.Peer {
+	return []network.Peer{
+		{
+			Lease: "10.42.2.0-24&fd00:42:0:2::-64", Node: "192.168.77.2", Since: now.Add(-26 * time.Hour),
+			Paths: []network.PeerPath{
+				{
+					Subnet: "10.42.2.0/24", Public: "192.168.77.2", VTEP: "10.42.2.0", MAC: "02:00:00:00:00:02",
+					Way: "tunnel", Dev: "flannel.1",
+				},
+				{Subnet: "fd00:42:0:2::/64", Public: "fd77::2", Way: "direct", Dev: "eth0"},
+			},
+		},
+		{Lease: "10.42.9.0-24", Node: "192.0.2.9", Reason: "VtepMAC is multicast"},
+	}
+}
+
+func TestPeersText(t *testing.T) {
+	for name, peers := range map[string][]network.Peer{"peers": somePeers(), "peers-none": {}} {
+		var out bytes.Buffer
+		if err := printPeers(&out, peers, now); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, out.String())
+	}
+}
+
+func TestSpans(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s", 0: "0s", 59*time.Second + 1: "59s", time.Minute: "1m", 59 * time.Minute: "59m",
+		time.Hour: "1h0m", 23*time.Hour + 12*time.Minute + 3*time.Second: "23h12m", 47 * time.Hour: "47h0m",
+		50 * time.Hour: "2d", 400 * 24 * time.Hour: "400d",
+	} {
+		if have := span(d); have != want {
+			t.Errorf("%s is %q, want %q", d, have, want)
+		}
 	}
 }
 
@@ -109,8 +158,25 @@ func TestLeasesText(t *testing.T) {
 		}}},
 		Malformed: []subnet.Skipped{{ID: "what-ever", Field: "key", Reason: "is no subnet"}},
 	}
+	var err error
+	if s.Config, err = subnet.ParseConfig([]byte(
+		`{"Network":"10.42.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:42::/48"}`)); err != nil {
+		t.Fatal(err)
+	}
+	for i, id := range []string{"10.42.2.0-24", "10.42.2.128-25"} {
+		s.Leases = append(s.Leases, subnet.Lease{
+			ID: id, Backend: "vxlan", Created: int64(i), Shares: []subnet.Share{{
+				Subnet: netip.MustParsePrefix(strings.Replace(id, "-", "/", 1)),
+				Public: netip.MustParseAddr("192.168.77.2").Next(),
+				Data:   []byte(`{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`),
+			}},
+		})
+	}
+	rows := leaseRows(s, map[string]etcd.Life{
+		"10.42.1.0-24&fd00:42:0:1::-64": {Renewed: now.Add(-48 * time.Minute), Expires: now.Add(23*time.Hour + 12*time.Minute)},
+	})
 	var out bytes.Buffer
-	if err := printLeases(&out, s); err != nil {
+	if err := printLeases(&out, rows, s.Malformed, now); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "leases", out.String())
@@ -154,7 +220,10 @@ func weftctl(args ...string) (string, error) {
 }
 
 func TestCommands(t *testing.T) {
-	right := daemon(t, map[string]any{"/v1/status": someStatus(), "/v1/plan": network.PlanReply{}})
+	right := daemon(t, map[string]any{
+		"/v1/status": someStatus(), "/v1/plan": network.PlanReply{}, "/v1/peers": somePeers(),
+		"/v1/events": events.Event{Seq: 7, Time: now, Kind: events.PeerCame, Subject: "10.42.2.0-24", Detail: "192.168.77.2"},
+	})
 	drifted := daemon(t, map[string]any{"/v1/plan": network.PlanReply{
 		Ops:       []string{"+ route 10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink"},
 		Conflicts: []string{"link flannel.1: taken"},
@@ -165,15 +234,30 @@ func TestCommands(t *testing.T) {
 		out  string // part of what is printed
 		err  string // part of the error; "" for none
 	}{
-		"status":                    {[]string{"status", "--socket", right}, "10.42.1.0/24", ""},
-		"status as JSON":            {[]string{"status", "--socket", right, "-o", "json"}, `"lease": "10.42.1.0-24"`, ""},
-		"plan with nothing to do":   {[]string{"plan", "--socket", right}, "nothing to do", ""},
-		"plan with drift":           {[]string{"plan", "--socket", drifted}, "+ route 10.42.2.0/24", "not as wanted"},
-		"plan names conflicts":      {[]string{"plan", "--socket", drifted}, "! link flannel.1: taken", "not as wanted"},
-		"plan with drift, as JSON":  {[]string{"plan", "--socket", drifted, "-o", "json"}, `"conflicts"`, "not as wanted"},
-		"no daemon":                 {[]string{"status", "--socket", "/nowhere/s"}, "", "is it running?"},
+		"status":                   {[]string{"status", "--socket", right}, "10.42.1.0/24", ""},
+		"status as JSON":           {[]string{"status", "--socket", right, "-o", "json"}, `"lease": "10.42.1.0-24"`, ""},
+		"plan with nothing to do":  {[]string{"plan", "--socket", right}, "nothing to do", ""},
+		"plan with drift":          {[]string{"plan", "--socket", drifted}, "+ route 10.42.2.0/24", "not as wanted"},
+		"plan names conflicts":     {[]string{"plan", "--socket", drifted}, "! link flannel.1: taken", "not as wanted"},
+		"plan with drift, as JSON": {[]string{"plan", "--socket", drifted, "-o", "json"}, `"conflicts"`, "not as wanted"},
+		"diff is plan":             {[]string{"diff", "--socket", drifted}, "+ route 10.42.2.0/24", "not as wanted"},
+		"plan as YAML":             {[]string{"plan", "--socket", right, "-o", "yaml"}, "ops: null\nconflicts: null\n", ""},
+		"status as YAML":           {[]string{"status", "--socket", right, "-o", "yaml"}, "node:\n  lease: 10.42.1.0-24\n", ""},
+		"peers":                    {[]string{"peers", "--socket", right}, "02:00:00:00:00:02", ""},
+		"peers as JSON":            {[]string{"peers", "--socket", right, "-o", "json"}, `"way": "tunnel"`, ""},
+		"events":                   {[]string{"events", "--socket", right}, ".000  peer-came 10.42.2.0-24: 192.168.77.2\n", ""},
+		"events as JSON lines":     {[]string{"events", "--socket", right, "-o", "json"}, `{"seq":7,`, ""},
+		"events as YAML":           {[]string{"events", "--socket", right, "-o", "yaml"}, "- seq: 7\n", ""},
+		"events of no daemon":      {[]string{"events", "-f", "--socket", "/nowhere/s"}, "", "is it running?"},
+		"peers of no daemon":       {[]string{"peers", "--socket", "/nowhere/s"}, "", "is it running?"},
+		"a shell's completion":     {[]string{"completion", "bash"}, "bash completion", ""},
+		"what -o may be":           {[]string{"__complete", "status", "-o", ""}, "table\njson\nyaml\n", ""},
+		"no daemon, and nothing of it": {
+			[]string{"status", "--socket", "/nowhere/s", "--state-dir", "/nowhere", "--subnet-file", "/nowhere/f"},
+			"", "without it nothing can be told",
+		},
 		"a daemon that is troubled": {[]string{"plan", "--socket", broken}, "", "no such page"},
-		"unknown output":            {[]string{"status", "-o", "xml"}, "", `"xml": use table or json`},
+		"unknown output":            {[]string{"status", "-o", "xml"}, "", `"xml": use table, json or yaml`},
 		"version":                   {[]string{"version"}, "go1.", ""},
 		"a bad configuration": {
 			[]string{"config", "set", `{"Network":"10.42.0.0/33"}`}, "", "nothing was written",

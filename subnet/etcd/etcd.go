@@ -64,6 +64,8 @@ type Store struct {
 	log    logrus.FieldLogger
 	config clientv3.Config
 
+	onOutage func(error)
+
 	life    context.Context // ends with Close
 	close   context.CancelFunc
 	dialing mutex // guards client
@@ -81,6 +83,10 @@ type Store struct {
 }
 
 var _ subnet.Store = (*Store)(nil)
+
+// OnOutage has somebody told when etcd can't be followed, and with nil when it
+// can again. The function must not block. It must be called before Watch.
+func (s *Store) OnOutage(tell func(error)) { s.onOutage = tell }
 
 // errClosed is what a call gives after Close.
 var errClosed = errors.New("the connection to etcd was closed by this process")

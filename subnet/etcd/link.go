@@ -188,6 +188,7 @@ func (a *announced) RecvMsg(m any) error {
 // outage logs once that etcd is away, and once that it is back.
 type outage struct {
 	log   logrus.FieldLogger
+	tell  func(error) // told as well, with nil when it is back; nil: nobody is
 	since time.Time
 }
 
@@ -195,6 +196,9 @@ func (o *outage) begin(err error) {
 	if o.since.IsZero() {
 		o.since = time.Now()
 		o.log.WithError(err).Warn("etcd can't be reached, trying on")
+		if o.tell != nil {
+			o.tell(err)
+		}
 	}
 }
 
@@ -202,6 +206,9 @@ func (o *outage) end() {
 	if !o.since.IsZero() {
 		o.log.WithField("after", time.Since(o.since).Round(time.Millisecond)).Info("etcd is back")
 		o.since = time.Time{}
+		if o.tell != nil {
+			o.tell(nil)
+		}
 	}
 }
 

@@ -387,6 +387,19 @@ func TestConfigIsWrittenAndRead(t *testing.T) {
 	if err != nil || !hasIDs(l.ID)(snap) || len(snap.Config.Networks) != 2 {
 		t.Errorf("have %+v, %v", snap, err)
 	}
+	if _, err := raw(t, s.opts.Endpoints[0]).Put(ctx, s.leasesKey()+"10.42.200.0-24", `{}`); err != nil {
+		t.Fatal(err)
+	}
+	lives, err := s.Lives(ctx)
+	if err != nil || len(lives) != 1 {
+		t.Fatalf("lives %v, %v; want that of %s, and none of a reservation", lives, err, l.ID)
+	}
+	if age := time.Since(lives[l.ID].Renewed); age < 0 || age > time.Minute {
+		t.Errorf("renewed %s ago", age)
+	}
+	if left := time.Until(lives[l.ID].Expires); left < 23*time.Hour || left > 24*time.Hour {
+		t.Errorf("expires in %s", left)
+	}
 }
 
 func TestCallsAfterClose(t *testing.T) {

@@ -30,7 +30,7 @@ var errEnded = errors.New("the watch ended")
 // Until the first snapshot, an error that waiting can't mend (a wrong
 // password) ends it; from then on nothing does but ctx: what works goes on.
 func (s *Store) Watch(ctx context.Context, to chan<- subnet.Snapshot) error {
-	w := &watching{s: s, v: s.newView(), to: to, out: outage{log: s.log}, stale: true}
+	w := &watching{s: s, v: s.newView(), to: to, out: outage{log: s.log, tell: s.onOutage}, stale: true}
 	defer s.follow(w.v, nil)
 	for ; ; w.tries++ {
 		err := w.round(ctx)

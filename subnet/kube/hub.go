@@ -46,7 +46,7 @@ func (h *hub) join() {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		f := follower{h: h, api: h.s.api, out: outage{log: h.s.log}, stream: true}
+		f := follower{h: h, api: h.s.api, out: outage{log: h.s.log, tell: h.s.onOutage}, stream: true}
 		f.run(ctx)
 	}()
 	h.stop = func() { cancel(); <-ended }
@@ -251,6 +251,7 @@ func pause(ctx context.Context, n int) error {
 // outage logs once that the API server is away, and once that it is back.
 type outage struct {
 	log   logrus.FieldLogger
+	tell  func(error) // told as well, with nil when it is back; nil: nobody is
 	since time.Time
 }
 
@@ -258,6 +259,9 @@ func (o *outage) begin(err error) {
 	if o.since.IsZero() {
 		o.since = time.Now()
 		o.log.WithError(err).Warn("the Nodes can't be followed, trying on" + remedy(err))
+		if o.tell != nil {
+			o.tell(err)
+		}
 	}
 }
 
@@ -265,6 +269,9 @@ func (o *outage) end() {
 	if !o.since.IsZero() {
 		o.log.WithField("after", time.Since(o.since).Round(time.Millisecond)).Info("the Nodes are followed again")
 		o.since = time.Time{}
+		if o.tell != nil {
+			o.tell(nil)
+		}
 	}
 }
 

@@ -55,6 +55,8 @@ type Store struct {
 	epoch string
 	nodes *hub
 
+	onOutage func(error)
+
 	mu    sync.Mutex
 	name  string           // of our Node, once known
 	wrote map[string]wrote // by Node
@@ -62,6 +64,11 @@ type Store struct {
 }
 
 var _ subnet.Store = (*Store)(nil)
+
+// OnOutage has somebody told when the Nodes can't be followed, and with nil when
+// they can again. The function must not block. It must be called before any other
+// method.
+func (s *Store) OnOutage(tell func(error)) { s.onOutage = tell }
 
 // New reads the credentials. It does not wait for the API server, nor need it:
 // every call does so itself.

@@ -19,7 +19,11 @@ type Client struct {
 	// Under the server's mu:
 	cut   bool
 	wrote map[string]int64 // lease ID → the revision that we wrote last
+	tell  func(error)
 }
+
+// OnOutage has somebody told of Cut, and with nil of Heal.
+func (c *Client) OnOutage(tell func(error)) { c.tell = tell }
 
 // Cut takes the connection away: no call gets through until Heal.
 func (c *Client) Cut() { c.connect(false) }
@@ -29,9 +33,17 @@ func (c *Client) Heal() { c.connect(true) }
 
 func (c *Client) connect(on bool) {
 	c.server.mu.Lock()
-	defer c.server.mu.Unlock()
+	changed := c.cut == on
 	c.cut = !on
 	c.server.wake()
+	c.server.mu.Unlock()
+	switch {
+	case !changed || c.tell == nil:
+	case on:
+		c.tell(nil)
+	default:
+		c.tell(errors.New("the store is cut off"))
+	}
 }
 
 // Watch implements subnet.Store.

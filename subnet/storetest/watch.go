@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -197,7 +198,45 @@ func watchMalformed(t *testing.T, h Harness) {
 	}
 }
 
+// outages are what a store tells of its connection, if it does.
+type outages struct {
+	mu         sync.Mutex
+	told       []error
+	away, back chan struct{} // closed by the first and the second
+}
+
+func (o *outages) listen(s subnet.Store) (speaks bool) {
+	if s, ok := s.(interface{ OnOutage(tell func(error)) }); ok {
+		s.OnOutage(func(err error) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			switch o.told = append(o.told, err); len(o.told) {
+			case 1:
+				close(o.away)
+			case 2:
+				close(o.back)
+			}
+		})
+		return true
+	}
+	return false
+}
+
+// check wants an error and nil by turns, beginning with an error.
+func (o *outages) check(t *testing.T) {
+	t.Helper()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i, err := range o.told {
+		if (err == nil) != (i%2 == 1) {
+			t.Errorf("told of the outage and its end, number %d: %v", i, o.told)
+		}
+	}
+}
+
 func watchOverCut(t *testing.T, h Harness) {
+	outages := outages{away: make(chan struct{}), back: make(chan struct{})}
+	speaks := outages.listen(h.Store)
 	cfg := configure(t, h, single)
 	w, other := watch(t, h.Store), h.Client(t)
 	w.until("the configuration", configIs(single))
@@ -216,8 +255,15 @@ func watchOverCut(t *testing.T, h Harness) {
 	if err := wait(t, blocked, "Acquire to end with its context while cut"); err == nil {
 		t.Error("Acquire: want an error while cut, have none")
 	}
+	if speaks {
+		wait(t, outages.away, "the store to tell that it is away")
+	}
 	h.Heal(t)
 	w.until("all that happened during the cut", func(s subnet.Snapshot) bool {
 		return has(s, there) && !has(s, gone)
 	})
+	if speaks {
+		wait(t, outages.back, "the store to tell that it is back")
+		outages.check(t)
+	}
 }
