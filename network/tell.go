@@ -146,6 +146,17 @@ func (n *Node) tellRound(
 	n.events.Add(time.Now(), append(out, few.Events()...)...)
 }
 
+// wrong says what an op has put right.
+func wrong(op dataplane.Op) string {
+	switch op.Verb {
+	case dataplane.Create:
+		return "was missing"
+	case dataplane.Delete:
+		return "was not wanted"
+	}
+	return "was changed; now " + strings.TrimPrefix(op.String(), "~ ")
+}
+
 // repairs names the entries that a round has repaired if it did nothing else
 // and they are few, else their number by kind.
 func repairs(r reconcile.Round) (out []events.Event) {
@@ -153,7 +164,7 @@ func repairs(r reconcile.Round) (out []events.Event) {
 	if r.Repaired == len(r.Applied.Ops) && r.Repaired <= named {
 		few := events.Few{Kind: events.Repaired}
 		for _, op := range r.Applied.Ops {
-			few.Note(op.Entry(), op.String())
+			few.Note(op.Entry(), wrong(op))
 		}
 		return few.Events()
 	}

@@ -42,7 +42,21 @@ func TestOverlay(t *testing.T) {
 				"--socket", filepath.Join(c.Nodes[1].Dir, "weftd.sock")); err != nil {
 				t.Errorf("weftctl plan: %v\n%s", err, out)
 			}
+			c.weftctlShowsPeers(len(tc.underlay))
 		})
+	}
+}
+
+// weftctlShowsPeers: both other nodes, each by its tunnel, and that they came.
+func (c *cluster) weftctlShowsPeers(families int) {
+	c.t.Helper()
+	for command, want := range map[string]int{"peers": 2 * families, "events": 2} {
+		out, err := output(c.t, &c.Nodes[1].Namespace, filepath.Join(bin, "weftctl"), command, "-o", "json",
+			"--socket", filepath.Join(c.Nodes[1].Dir, "weftd.sock"))
+		have := strings.Count(out, `"way": "tunnel"`) + strings.Count(out, `"kind":"peer-came"`)
+		if err != nil || have != want {
+			c.t.Errorf("weftctl %s: %d lines of peers, want %d; %v\n%s", command, have, want, err, out)
+		}
 	}
 }
 
