@@ -56,7 +56,8 @@ func (r rows) node(n network.NodeStatus) {
 
 func (r rows) kernel(k network.KernelStatus) {
 	r.add("Devices", cmp.Or(strings.Join(k.Links, "; "), "none"))
-	r.add("Kernel", fmt.Sprintf("%d routes, %d neighbours, %d FDB entries, %d chains", k.Routes, k.Neighs, k.FDB, k.Chains))
+	r.add("Kernel", fmt.Sprintf("%d routes, %d neighbours, %d FDB entries, %d chains",
+		k.Routes, k.Neighs, k.FDB, k.Chains))
 }
 
 func (r rows) daemon(s network.Status, now time.Time) {
