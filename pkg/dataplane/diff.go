@@ -62,6 +62,9 @@ type Plan struct {
 // is nothing that weft may do about them.
 func (p Plan) Empty() bool { return len(p.Ops) == 0 }
 
+// Calm tells whether there is nothing to write, and nothing in the way of it.
+func (p Plan) Calm() bool { return len(p.Ops)+len(p.Conflicts) == 0 }
+
 // String is the plan line by line, conflicts last.
 func (p Plan) String() string {
 	var b strings.Builder

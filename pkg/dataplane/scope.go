@@ -10,6 +10,9 @@ type Scope struct {
 	// that the kernel sends when a link takes its routes and neighbours along.
 	Keys   State
 	Domain Domain
+	// Unless, for a scope of All, is the Mark of an earlier look at the same
+	// Domain: whoever needs no entry that is as it was then says so. 0 is none.
+	Unless uint64
 	// Facts, which only a Watch sets, says that what Kernel.Facts told last
 	// is so no longer. It asks for no entry to be read; All says the same.
 	Facts bool
@@ -120,6 +123,13 @@ func (s State) Within(scope Scope) State {
 		r.within(&out, &s, &scope.Keys)
 	}
 	return out
+}
+
+// Few is the state without what grows with the number of peers: the part that an
+// observation with Same has.
+func (s State) Few() State {
+	s.FDB, s.Neighs, s.Routes = nil, nil, nil
+	return s
 }
 
 // Len counts the entries of all kinds.

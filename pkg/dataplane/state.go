@@ -150,6 +150,13 @@ type Observed struct {
 	// those that the scope names. What stands on them went along or can't be
 	// written: who finds entries of theirs gone should look at the link first.
 	Absent map[string]bool
+	// Mark stands for all that Have holds of the tables that grow with the number
+	// of peers (FDB, neighbours, routes) after a full observation, and changes with
+	// any of it but for one time in 2^64. 0: there is none.
+	Mark uint64
+	// Same says that these tables are as when the scope's Unless was given. Have
+	// leaves them out then, and is complete in all else.
+	Same bool
 }
 
 // Iface is one network interface of the host, as a fact.

@@ -3,6 +3,8 @@ package fake
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"hash/fnv"
 	"maps"
 	"net/netip"
 	"slices"
@@ -97,8 +99,20 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 	out.Occupied = out.Occupied.Within(s)
 	if !s.All {
 		v.occupied(&out, s.Keys)
+		return out, nil
+	}
+	out.Mark = mark(out.Have)
+	if out.Same = out.Mark == s.Unless; out.Same {
+		out.Have = out.Have.Few()
 	}
 	return out, nil
+}
+
+// mark sums up the entries, and what the real kernel has besides.
+func mark(have dataplane.State) uint64 {
+	h := fnv.New64a()
+	_, _ = fmt.Fprint(h, have.FDB, have.Neighs, have.Routes) // maps are printed in order
+	return max(h.Sum64(), 1)
 }
 
 // view is one look at the kernel with the eyes of its owner.

@@ -27,6 +27,7 @@ type mutation struct {
 func (b *bench) repair(want dataplane.State, m mutation) {
 	b.Helper()
 	b.settle(want)
+	before := b.marked(want)
 	notices := b.watch()
 	m.do(b)
 	if !m.quiet {
@@ -35,6 +36,7 @@ func (b *bench) repair(want dataplane.State, m mutation) {
 		known.Merge(m.hurt)
 		notices.until(m.hurt, known)
 	}
+	b.sees(want, before)
 	seen := b.plan(want, full())
 	planned := m.plan
 	if b.RoutesStay {
@@ -60,6 +62,35 @@ func (b *bench) repair(want dataplane.State, m mutation) {
 	}
 	b.apply(seen)
 	b.converged(want)
+}
+
+// marked looks at a converged kernel twice: the second time there is nothing to tell
+// of what peers have.
+func (b *bench) marked(want dataplane.State) uint64 {
+	b.Helper()
+	first := b.observe(full())
+	again := full()
+	again.Unless = first.Mark
+	o := b.observe(again)
+	if first.Mark == 0 || first.Same || !o.Same || o.Mark != first.Mark {
+		b.Errorf("nothing changed: mark %x, then %x, the same: %t", first.Mark, o.Mark, o.Same)
+	}
+	b.same(without(first.Have, want).Few(), without(o.Have, want))
+	return first.Mark
+}
+
+// sees has a look that leaves out what is as it was tell what a full one does: that
+// the kernel has not what is wanted.
+func (b *bench) sees(want dataplane.State, mark uint64) {
+	b.Helper()
+	s := full()
+	s.Unless = mark
+	switch o := b.observe(s); {
+	case o.Same && dataplane.Diff(want.Few(), o).Calm():
+		b.Error("a look that leaves out what is as it was sees no difference")
+	case !o.Same:
+		b.same(dataplane.Diff(want, b.observe(full())), dataplane.Diff(want, o))
+	}
 }
 
 // count is "+1 link +3 neigh": the plan by verb and kind, in order.

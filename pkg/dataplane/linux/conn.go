@@ -169,14 +169,25 @@ func dump[T any](
 	k *Kernel, typ int, parse func([]byte) (T, bool), data ...nl.NetlinkRequestData,
 ) ([]T, error) {
 	for range dumpAttempts {
-		out := make([]T, 0, k.dumped[typ]+k.dumped[typ]/16)
+		var out []T
+		if !k.marking.only {
+			out = make([]T, 0, k.dumped[typ]+k.dumped[typ]/16)
+		}
+		seen := k.marking
 		err := k.send(typ, unix.NLM_F_DUMP, func(m []byte) {
-			if v, ok := parse(m); ok {
+			v, ok := parse(m)
+			if ok {
+				seen.add(typ, m)
+			}
+			if ok && !seen.only {
 				out = append(out, v)
 			}
 		}, data...)
-		if k.dumped[typ] = len(out); errors.Is(err, unix.EINTR) {
+		if errors.Is(err, unix.EINTR) {
 			continue
+		}
+		if k.marking = seen; !seen.only {
+			k.dumped[typ] = len(out)
 		}
 		return out, err
 	}

@@ -67,6 +67,7 @@ type Kernel struct {
 	noNexthops  bool // tests: as kernels without nexthop objects (before 5.3)
 	nexthopUse  nexthopUse
 	dumped      map[int]int // entries of the last dump, by the type of the request
+	marking     marking
 }
 
 var _ dataplane.Kernel = (*Kernel)(nil)
@@ -86,7 +87,7 @@ func New(o Options) (*Kernel, error) {
 	k := &Kernel{
 		ns: ns, protocol: uint8(o.Protocol), memory: newMemory(uint8(o.Protocol)), watchBytes: watchBuffer,
 		answerBytes: answerBuffer, nexthopUse: newNexthopUse(), dumped: map[int]int{},
-		programs: newPrograms(), resync: cmp.Or(o.Resync, defaultResync),
+		marking: newMarking(), programs: newPrograms(), resync: cmp.Or(o.Resync, defaultResync),
 		sysctlDir: cmp.Or(o.SysctlDir, procSys),
 	}
 	if _, err := k.route(); err != nil {

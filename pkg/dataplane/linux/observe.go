@@ -29,6 +29,7 @@ type observation struct {
 	others []link // foreign interfaces that the scope names
 
 	nexthops map[dataplane.RouteKey]uint32 // the objects of routes in Have
+	objects  []nexthop                     // all of ours, if the scope is All
 }
 
 // Observe reads what the scope speaks of.
@@ -48,7 +49,7 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 	o.nexthops = map[dataplane.RouteKey]uint32{}
 	k.memory.enter(s)
 	chains := func() error { return o.chains(ctx) }
-	for _, step := range []func() error{o.links, o.sysctls, o.addrs, o.fdb, o.neighs, o.routes, o.useOfNexthops, chains} {
+	for _, step := range []func() error{o.links, o.sysctls, o.addrs, o.many, chains} {
 		if err := ctx.Err(); err != nil {
 			return dataplane.Observed{}, err
 		}
@@ -58,6 +59,40 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 	}
 	k.memory.observed(o)
 	return o.out, nil
+}
+
+// many reads what grows with the number of peers, and only as much of it as tells
+// that it is as it was, where that is enough.
+func (o *observation) many() (err error) {
+	if o.scope.All && o.scope.Unless != 0 {
+		o.k.marking.begin(true)
+		err := o.tables()
+		mark := o.k.marking.end()
+		if o.out.Same = err == nil && mark == o.scope.Unless; err != nil || o.out.Same {
+			o.out.Mark = mark
+			return err
+		}
+	}
+	if o.scope.All {
+		o.k.marking.begin(false)
+		defer func() { o.out.Mark = o.k.marking.end() }()
+	}
+	if err := o.tables(); err != nil {
+		return err
+	}
+	o.k.nexthopUse.observed(o.scope.All, o.nexthops, o.objects)
+	return nil
+}
+
+// tables reads FDB, neighbours, routes, and what routes go by. While dumps give
+// nothing but the mark, it files nothing.
+func (o *observation) tables() error {
+	for _, table := range []func() error{o.fdb, o.neighs, o.routes, o.useOfNexthops} {
+		if err := table(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // whole tells whether the scope asks for all that stands on the link.

@@ -171,20 +171,18 @@ func (o *observation) useOfNexthops() error {
 				o.nexthops[key] = 0 // gone, or not ours any more
 			}
 		}
-		o.k.nexthopUse.observed(false, o.nexthops, nil)
 		return nil
 	}
-	var mine []nexthop
 	if o.k.hasNexthops() {
 		for _, l := range o.mine {
 			all, err := o.k.nexthopsOn(l.index)
 			if err != nil {
 				return err
 			}
-			mine = append(mine, slices.DeleteFunc(all, func(n nexthop) bool { return n.protocol != o.k.protocol })...)
+			foreign := func(n nexthop) bool { return n.protocol != o.k.protocol }
+			o.objects = append(o.objects, slices.DeleteFunc(all, foreign)...)
 		}
 	}
-	o.k.nexthopUse.observed(true, o.nexthops, mine)
 	return nil
 }
 

@@ -69,6 +69,8 @@ type Loop struct {
 	domain dataplane.Domain
 	dirty  dataplane.Scope
 	fresh  dataplane.Scope // the part of dirty that we want otherwise than before
+	turn   int             // counts what we want otherwise than before
+	calm   calm
 
 	truce truce // the worker's
 }
@@ -107,6 +109,7 @@ func (l *Loop) Own(d dataplane.Domain) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.domain, l.owned = d, true
+	l.turn++
 	l.fresh.Add(dataplane.Scope{All: true})
 	l.touch(dataplane.Scope{All: true})
 }
@@ -120,6 +123,9 @@ func (l *Loop) Set(layer string, fragments []layers.Fragment) []layers.Refused {
 	if l.unset[layer] {
 		delete(l.unset, layer)
 		changed.All = len(l.unset) == 0 // from now on it may delete
+	}
+	if !changed.Empty() {
+		l.turn++
 	}
 	if !l.owned {
 		return refused // Own will have everything read
@@ -253,53 +259,6 @@ func (l *Loop) take() (dirty, fresh dataplane.Scope) {
 	fresh.Add(l.fresh)
 	l.dirty, l.fresh = dataplane.Scope{}, dataplane.Scope{}
 	return dirty, fresh
-}
-
-// scope adds the domain of this moment.
-func (l *Loop) scope(s dataplane.Scope) dataplane.Scope {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s.Domain = l.domain
-	return s
-}
-
-// plan reads the scope and compares.
-func (l *Loop) plan(ctx context.Context, s dataplane.Scope) (dataplane.Plan, error) {
-	for {
-		have, err := l.kernel.Observe(ctx, s)
-		if err != nil {
-			return dataplane.Plan{}, fmt.Errorf("read the kernel: %w", err)
-		}
-		plan := l.compare(s, have)
-		// What went with its link is not put back before the link is.
-		if !s.AddAbsent(plan, have.Absent) {
-			return plan, nil
-		}
-	}
-}
-
-// compare holds the lock, so that nobody changes the want meanwhile.
-func (l *Loop) compare(s dataplane.Scope, have dataplane.Observed) dataplane.Plan {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	plan := dataplane.Diff(l.want.Want().Within(widened(s, have)), have)
-	if len(l.unset) > 0 {
-		plan = plan.WithoutDeletes()
-	}
-	return plan
-}
-
-// widened is the scope with all that was found in it: an entry that stands on a
-// link of the scope may be wanted on another one, and is changed then, not
-// deleted.
-func widened(s dataplane.Scope, have dataplane.Observed) dataplane.Scope {
-	if s.All || have.Have.Len() == 0 {
-		return s
-	}
-	var wide dataplane.Scope
-	wide.Keys.Merge(s.Keys)
-	wide.Keys.Merge(have.Have)
-	return wide
 }
 
 // round does one pass and gives what has to be looked at again. What differs
