@@ -33,10 +33,12 @@ func muted() []uint16 {
 	}
 }
 
-// Where struct nlmsghdr has its type, and the port id of the writer.
+// Where struct nlmsghdr has its type and the port id of the writer, and the struct
+// rtmsg behind it the length of its prefix.
 const (
-	offsetType = 4
-	offsetPort = 12
+	offsetType   = 4
+	offsetPort   = 12
+	offsetLength = unix.SizeofNlMsghdr + 1
 )
 
 // muting is the filter: a message passes unless its writer is one of own and its
@@ -45,24 +47,56 @@ const (
 //	load writer ─┬─ one of own → load type ─┬─ muted → drop
 //	             └─ else → pass             └─ else → pass
 func muting(own []uint32) []unix.SockFilter {
-	load := func(size, at int) unix.SockFilter {
-		return unix.SockFilter{Code: uint16(unix.BPF_LD | size | unix.BPF_ABS), K: uint32(at)}
-	}
-	// equal skips some instructions if the loaded value is k.
-	equal := func(k uint32, skip int) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(skip), K: k}
-	}
-	give := func(bytes uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: bytes} }
 	types := muted()
 	out := []unix.SockFilter{load(unix.BPF_W, offsetPort)}
 	for i, id := range own {
 		out = append(out, equal(binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, id)), len(own)-i))
 	}
-	out = append(out, give(1<<32-1), load(unix.BPF_H, offsetType))
+	out = append(out, give(everything), load(unix.BPF_H, offsetType))
 	for i, t := range types {
-		out = append(out, equal(uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, t))), len(types)-i))
+		out = append(out, equal(swapped(t), len(types)-i))
 	}
-	return append(out, give(1<<32-1), give(0))
+	return append(out, give(everything), give(0))
+}
+
+// hostRoutes is the filter for who cares for the routes to single addresses only: of
+// the routes to 10,000 peers it hears nothing.
+//
+//	load type ─┬─ a route → load prefix length ─┬─ 32 or 128 → pass
+//	           └─ else → pass                   └─ else → drop
+func hostRoutes() []unix.SockFilter {
+	return []unix.SockFilter{
+		load(unix.BPF_H, offsetType),
+		equal(swapped(unix.RTM_NEWROUTE), 2),
+		equal(swapped(unix.RTM_DELROUTE), 1),
+		give(everything),
+		load(unix.BPF_B, offsetLength),
+		equal(32, 2),
+		equal(128, 1),
+		give(0),
+		give(everything),
+	}
+}
+
+const everything = 1<<32 - 1 // bytes of a message, however long
+
+func load(size, at int) unix.SockFilter {
+	return unix.SockFilter{Code: uint16(unix.BPF_LD | size | unix.BPF_ABS), K: uint32(at)}
+}
+
+// equal skips some instructions if the loaded value is k.
+func equal(k uint32, skip int) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(skip), K: k}
+}
+
+// give ends the filter: so many bytes of the message pass.
+func give(bytes uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: bytes}
+}
+
+// swapped is a number of the host's byte order as a filter loads it.
+func swapped(n uint16) uint32 {
+	return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, n)))
 }
 
 // attach replaces the filter of the socket.

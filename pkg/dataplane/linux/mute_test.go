@@ -31,23 +31,49 @@ func TestMuting(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			var program []bpf.Instruction
-			for _, f := range muting(test.own) {
-				program = append(program, bpf.RawInstruction{Op: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}.Disassemble())
-			}
-			vm, err := bpf.NewVM(program)
-			if err != nil {
-				t.Fatal(err)
-			}
 			var e encoder
 			e.begin(test.typ, 0)
 			e.end()
-			m := e.buf
-			copy(m[offsetPort:], uint32Attr(0, test.writer).Data)
-			n, err := vm.Run(m)
-			if err != nil || (n > 0) != test.passes {
-				t.Errorf("passes %d bytes, %v", n, err)
-			}
+			copy(e.buf[offsetPort:], uint32Attr(0, test.writer).Data)
+			passes(t, muting(test.own), e.buf, test.passes)
+		})
+	}
+}
+
+func passes(t *testing.T, filter []unix.SockFilter, message []byte, want bool) {
+	t.Helper()
+	var program []bpf.Instruction
+	for _, f := range filter {
+		program = append(program, bpf.RawInstruction{Op: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}.Disassemble())
+	}
+	vm, err := bpf.NewVM(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := vm.Run(message); err != nil || (n > 0) != want {
+		t.Errorf("passes %d bytes, %v", n, err)
+	}
+}
+
+func TestHostRoutes(t *testing.T) {
+	tests := map[string]struct {
+		typ    int
+		prefix string
+		want   bool
+	}{
+		"to a pod":             {unix.RTM_NEWROUTE, "10.42.1.5/32", true},
+		"a pod's goes":         {unix.RTM_DELROUTE, "10.42.1.5/32", true},
+		"to a pod, IPv6":       {unix.RTM_NEWROUTE, "fd00::5/128", true},
+		"to a peer":            {unix.RTM_NEWROUTE, "10.42.1.0/24", false},
+		"a peer's goes":        {unix.RTM_DELROUTE, "fd00::/64", false},
+		"no route, but a link": {unix.RTM_NEWLINK, "10.42.1.0/24", true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var e encoder
+			e.beginRoute(test.typ, 0, dataplane.RouteKey{Prefix: netip.MustParsePrefix(test.prefix)}, unix.RtMsg{})
+			e.end()
+			passes(t, hostRoutes(), e.buf, test.want)
 		})
 	}
 }

@@ -282,6 +282,7 @@ func (p *Pods) Watch(ctx context.Context, changed chan<- struct{}) error {
 		return err
 	}
 	defer l.close()
+	_ = l.attach(hostRoutes()) // what passes is sorted out here
 	stop := context.AfterFunc(ctx, l.close)
 	defer stop()
 	for {
