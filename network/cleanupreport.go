@@ -27,7 +27,7 @@ type memories struct {
 }
 
 func (c Cleanup) remember() (memories, error) {
-	lease, snapshot, err := files{dir: c.StateDir}.load()
+	lease, snapshot, _, err := files{dir: c.StateDir}.load()
 	had := memories{
 		config: c.Config, lease: lease, subnets: subnetsOf(lease),
 		proven: lease.ID != "" || len(snapshot.Config.Networks) > 0, damage: err,

@@ -39,26 +39,32 @@ type savedSnapshot struct {
 	Doubted  bool `json:",omitempty"` // the store was not believed: a restart goes on with that
 }
 
-func (f files) saveLease(l subnet.Lease) error { return f.save(leaseFile, l) }
+func (f files) saveLease(l subnet.Lease) error {
+	return f.save(leaseFile, func() ([]byte, error) { return json.Marshal(l) })
+}
 
 func (f files) saveSnapshot(s subnet.Snapshot, doubted bool) error {
-	return f.save(snapshotFile, savedSnapshot{s.Epoch, s.Revision, s.Config.Raw, s.Leases, doubted})
+	return f.save(snapshotFile, func() ([]byte, error) {
+		return encodeSnapshot(savedSnapshot{s.Epoch, s.Revision, s.Config.Raw, s.Leases, doubted})
+	})
 }
 
-// doubted tells whether the store was not believed when the snapshot was saved.
-func (f files) doubted() bool {
-	var saved savedSnapshot
-	return f.dir != "" && f.read(snapshotFile, &saved) == nil && saved.Doubted
-}
-
-// load gives what was saved. What is absent is zero without an error.
-func (f files) load() (l subnet.Lease, s subnet.Snapshot, err error) {
+// load gives what was saved, and whether the store was not believed then. What is
+// absent is zero without an error.
+func (f files) load() (l subnet.Lease, s subnet.Snapshot, doubted bool, err error) {
 	if f.dir == "" {
-		return l, s, nil
+		return l, s, false, nil
 	}
-	errLease := f.read(leaseFile, &l)
+	errLease := f.read(leaseFile, func(body []byte) error { return json.Unmarshal(body, &l) })
 	var saved savedSnapshot
-	errSnap := f.read(snapshotFile, &saved)
+	errSnap := f.read(snapshotFile, func(body []byte) error {
+		var exact bool
+		if saved, exact = decodeSnapshot(body); exact {
+			return nil
+		}
+		saved = savedSnapshot{}
+		return json.Unmarshal(body, &saved)
+	})
 	if errSnap == nil && len(saved.Config) > 0 {
 		cfg, err := subnet.ParseConfig(saved.Config)
 		if err != nil {
@@ -67,16 +73,16 @@ func (f files) load() (l subnet.Lease, s subnet.Snapshot, err error) {
 			s = subnet.Snapshot{Epoch: saved.Epoch, Revision: saved.Revision, Config: cfg, Leases: saved.Leases}
 		}
 	}
-	return l, s, errors.Join(errLease, errSnap)
+	return l, s, saved.Doubted, errors.Join(errLease, errSnap)
 }
 
 func (f files) path(name string) string { return filepath.Join(f.dir, name) }
 
-func (f files) save(name string, v any) error {
+func (f files) save(name string, encode func() ([]byte, error)) error {
 	if f.dir == "" {
 		return nil
 	}
-	body, err := json.Marshal(v)
+	body, err := encode()
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", f.path(name), err)
 	}
@@ -106,7 +112,7 @@ func replaceFile(path string, content []byte) error {
 	return nil
 }
 
-func (f files) read(name string, v any) error {
+func (f files) read(name string, decode func(body []byte) error) error {
 	content, err := os.ReadFile(f.path(name))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -119,7 +125,7 @@ func (f files) read(name string, v any) error {
 	if !ok || string(head) != hex.EncodeToString(sum[:]) {
 		return fmt.Errorf("read saved state: %s is damaged (its checksum does not match) and is left out", f.path(name))
 	}
-	if err := json.Unmarshal(body, v); err != nil {
+	if err := decode(body); err != nil {
 		return fmt.Errorf("read saved state: %s: %w", f.path(name), err)
 	}
 	return nil
@@ -128,7 +134,7 @@ func (f files) read(name string, v any) error {
 // restore begins with what the disk remembers. Nothing is deleted by it: the
 // store has not confirmed it yet.
 func (n *Node) restore() {
-	lease, snapshot, err := n.files.load()
+	lease, snapshot, doubted, err := n.files.load()
 	if err != nil {
 		n.opts.Log.WithError(err).Warn("saved state is left out; the store will tell")
 	}
@@ -137,7 +143,7 @@ func (n *Node) restore() {
 		return
 	}
 	n.view.believed, n.view.changed = snapshot, true
-	if n.files.doubted() {
+	if doubted {
 		n.view.doubted = time.Now().Add(-time.Nanosecond) // an age of 0 is none
 	}
 	n.opts.Health.Set(conditionLease, nil)

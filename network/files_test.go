@@ -41,7 +41,7 @@ func TestSavedStateComesBack(t *testing.T) {
 	if err := f.saveSnapshot(want, false); err != nil {
 		t.Fatal(err)
 	}
-	lease, snapshot, err := f.load()
+	lease, snapshot, _, err := f.load()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,14 +61,14 @@ func TestSavedSilenceIsSilence(t *testing.T) {
 	if err := f.saveLease(silent); err != nil {
 		t.Fatal(err)
 	}
-	lease, _, err := f.load()
+	lease, _, _, err := f.load()
 	if d := cmp.Diff(silent, lease, comparePrefixes); d != "" || err != nil {
 		t.Errorf("%v (-want +have)\n%s", err, d)
 	}
 }
 
 func TestNothingSavedIsNoError(t *testing.T) {
-	lease, snapshot, err := files{dir: t.TempDir()}.load()
+	lease, snapshot, _, err := files{dir: t.TempDir()}.load()
 	if err != nil || lease.ID != "" || len(snapshot.Leases) != 0 {
 		t.Errorf("have %v, %v, %v; want nothing", lease, snapshot, err)
 	}
@@ -96,7 +96,7 @@ func TestDamagedStateIsLeftOut(t *testing.T) {
 			if err := os.WriteFile(path, damage(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			lease, _, err := f.load()
+			lease, _, _, err := f.load()
 			if err == nil || !strings.Contains(err.Error(), path) {
 				t.Errorf("error %v does not name %s", err, path)
 			}
@@ -125,7 +125,7 @@ func FuzzSavedState(f *testing.F) {
 		if err := os.WriteFile(files.path(snapshotFile), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, s, err := files.load(); err == nil && len(s.Leases) > 0 {
+		if _, s, _, err := files.load(); err == nil && len(s.Leases) > 0 {
 			t.Errorf("a snapshot out of %q", content)
 		}
 	})

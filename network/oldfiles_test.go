@@ -11,7 +11,7 @@ import (
 func TestStateOfOtherReleasesIsRead(t *testing.T) {
 	for _, dir := range []string{"testdata/state-first", "testdata/state-later"} {
 		t.Run(dir, func(t *testing.T) {
-			lease, snapshot, err := files{dir: dir}.load()
+			lease, snapshot, _, err := files{dir: dir}.load()
 			if err != nil {
 				t.Fatal(err)
 			}

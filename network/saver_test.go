@@ -38,7 +38,7 @@ func TestNobodyWaitsForTheDisk(t *testing.T) {
 	if s.pending != nil || s.writing != nil {
 		t.Fatal("flush left something to write")
 	}
-	if _, have, err := s.files.load(); err != nil || have.Revision != second.Revision {
+	if _, have, _, err := s.files.load(); err != nil || have.Revision != second.Revision {
 		t.Errorf("saved revision %d, %v; want %d", have.Revision, err, second.Revision)
 	}
 }

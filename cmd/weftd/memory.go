@@ -46,5 +46,6 @@ func thrift(ctx context.Context, state *health.State) error {
 	debug.SetGCPercent(gcLater)
 	runtime.GC() // what pools hold goes with the second time only
 	debug.FreeOSMemory()
+	unmapProgram()
 	return nil
 }
