@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/mac"
 	"github.com/weftnet/weft/pkg/netnstest"
 )
@@ -38,6 +40,46 @@ func BenchmarkFloor(b *testing.B) {
 		})
 	})
 	b.Run("ip -batch", ipBatch)
+	b.Run("Apply", floorApply)
+}
+
+// floorApply is what the daemon takes for the same: the ops of a plan.
+func floorApply(b *testing.B) {
+	link := dataplane.Link{VNI: 1, Port: 8472, Local: netip.MustParseAddr("127.0.0.1")}
+	want := dataplane.State{
+		FDB: map[dataplane.FDBKey]netip.Addr{}, Neighs: map[dataplane.NeighKey]mac.Addr{},
+		Routes: map[dataplane.RouteKey]dataplane.Route{},
+	}
+	for n := range floorPeers {
+		subnet, hw, vtep := floorPeer(n)
+		want.FDB[dataplane.FDBKey{Link: "vx", MAC: hw}] = vtep
+		want.Neighs[dataplane.NeighKey{Link: "vx", IP: subnet.Addr()}] = hw
+		want.Routes[dataplane.RouteKey{Prefix: subnet}] = dataplane.Route{Via: subnet.Addr(), Link: "vx", OnLink: true}
+	}
+	plan := dataplane.Diff(want, dataplane.Observed{})
+	scope := dataplane.Scope{All: true, Domain: dataplane.Domain{Links: map[string]dataplane.Link{"vx": link}}}
+	n := netnstest.New(b)
+	k, err := New(Options{Namespace: n.Handle()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(k.Close)
+	spent, rounds := 0.0, 0.0
+	for b.Loop() {
+		b.StopTimer()
+		floorDevice(b, n)
+		if _, err := k.Observe(b.Context(), scope); err != nil {
+			b.Fatal(err)
+		}
+		runtime.GC()
+		b.StartTimer()
+		before := processorTime()
+		for _, err := range k.Apply(b.Context(), plan) {
+			b.Fatal(err)
+		}
+		spent, rounds = spent+processorTime()-before, rounds+1
+	}
+	b.ReportMetric(spent/rounds, "cpu-ms")
 }
 
 func floor(b *testing.B, way func(*testing.B, *Kernel, int)) {
