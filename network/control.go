@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// serveControl answers weftctl on a unix socket that only root may use. That
+// serveControl answers weftctl on a unix socket. That
 // it can't be opened is no reason for the node not to run.
 func (n *Node) serveControl(ctx context.Context) error {
 	listener, err := listenUnix(n.opts.Socket)
@@ -31,6 +31,9 @@ func (n *Node) serveControl(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
+
+// socketMode lets weftd's user and group ask: root alone, where it runs as root.
+const socketMode = 0o660
 
 // control is what weftctl may ask for.
 func (n *Node) control() http.Handler {
@@ -121,7 +124,7 @@ func listenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(path, socketMode); err != nil {
 		return nil, errors.Join(fmt.Errorf("control socket: %w", err), listener.Close())
 	}
 	return listener, nil

@@ -49,7 +49,7 @@ func newRootCommand() *cobra.Command {
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return checkFormat(g.output) }
 	root.AddCommand(
 		newStatusCommand(&g), newPeersCommand(&g), newPlanCommand(&g), newEventsCommand(&g), newLeasesCommand(&g),
-		newConfigCommand(), newCleanupCommand(&g), newDemoCommand(), newVersionCommand(),
+		newConfigCommand(), newCleanupCommand(&g), newDemoCommand(), newDockerOptsCommand(), newVersionCommand(),
 	)
 	return root
 }

@@ -1,5 +1,5 @@
-// Package dockeropts holds dist/mk-docker-opts.sh to what flannel's script of
-// that name writes: golden text, byte for byte.
+// Package dockeropts holds dist/mk-docker-opts.sh and weftctl docker-opts to
+// what flannel's script of that name writes: golden text, byte for byte.
 package dockeropts
 
 import (
@@ -15,6 +15,18 @@ import (
 )
 
 func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
+
+// weftctl builds the program that does the same as the script.
+func weftctl(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "weftctl")
+	cmd := exec.Command("go", "build", "-o", path, "./cmd/weftctl")
+	cmd.Dir = "../.."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build weftctl: %v\n%s", err, out)
+	}
+	return path
+}
 
 const subnetEnv = `FLANNEL_NETWORK=10.1.0.0/16
 FLANNEL_SUBNET=10.1.74.1/24
@@ -53,6 +65,9 @@ func (r run) do(t *testing.T) (content, stderr string, err error) {
 	for _, route := range r.routes {
 		ns.Exec("ip", strings.Fields(route)...)
 	}
+	if strings.HasSuffix(r.shell, "weftctl") {
+		script = "docker-opts"
+	}
 	cmd := exec.Command(r.shell, append([]string{script, "-f", from, "-d", to}, r.args...)...)
 	var errs strings.Builder
 	cmd.Stderr = &errs
@@ -65,12 +80,15 @@ func (r run) do(t *testing.T) (content, stderr string, err error) {
 	return string(raw), errs.String(), err
 }
 
-func TestOutput(t *testing.T) {
+// golden is a run that goes well, and the file that comes of it.
+type golden struct {
+	run  run
+	want string
+}
+
+func goldens() map[string]golden {
 	const combined = `DOCKER_OPTS=" --bip=10.1.74.1/24 --ip-masq=true --mtu=1472"` + "\n"
-	for name, c := range map[string]struct {
-		run  run
-		want string
-	}{
+	return map[string]golden{
 		"both by default": {run{env: subnetEnv}, each + combined},
 		"both asked for":  {run{env: subnetEnv, args: []string{"-ic"}}, each + combined},
 		"each":            {run{env: subnetEnv, args: []string{"-i"}}, each},
@@ -110,7 +128,11 @@ func TestOutput(t *testing.T) {
 			}},
 			combined,
 		},
-	} {
+	}
+}
+
+func TestOutput(t *testing.T) {
+	for name, c := range goldens() {
 		t.Run(name, func(t *testing.T) {
 			for _, shell := range shells() {
 				c.run.shell = shell
@@ -135,6 +157,41 @@ func shells() []string {
 		}
 	}
 	return found
+}
+
+// TestWeftctl: weftctl docker-opts writes the same. It refuses a file that is
+// damaged, whatever of it is asked for.
+func TestWeftctl(t *testing.T) {
+	path := weftctl(t)
+	cases := goldens()
+	delete(cases, "without masquerade a bad value is not looked at")
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			c.run.shell = path
+			have, stderr, err := c.run.do(t)
+			if err != nil || stderr != "" {
+				t.Errorf("%v: %s", err, stderr)
+			}
+			if d := cmp.Diff(c.want, have); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+	foreign := []string{
+		"link add eth0 type bridge", "address add 192.0.2.1/24 dev eth0", "link set eth0 up",
+		"route add 10.1.74.0/24 via 192.0.2.9",
+	}
+	for want, r := range map[string]run{
+		"leads to another host: 10.1.74.0/24 via 192.0.2.9": {env: subnetEnv, routes: foreign},
+		"FLANNEL_IPMASQ=\"perhaps\": it is true or false":   {env: strings.Replace(subnetEnv, "false", "perhaps", 1)},
+		"-k x;touch y is not the name":                      {env: subnetEnv, args: []string{"-k", "x;touch y"}},
+		"can't write /nowhere/opts":                         {env: subnetEnv, args: []string{"-d", "/nowhere/opts"}},
+	} {
+		r.shell = path
+		if _, stderr, err := r.do(t); err == nil || !strings.Contains(stderr, want) {
+			t.Errorf("%v, want %q in:\n%s", err, want, stderr)
+		}
+	}
 }
 
 func TestRefusals(t *testing.T) {

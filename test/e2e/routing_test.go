@@ -29,6 +29,13 @@ func (c *cluster) configured(config string, extra ...string) []*daemon {
 	for i := range c.Nodes[1:] {
 		daemons = append(daemons, c.daemon(i+1, extra...).start())
 	}
+	c.setConfig(config)
+	return daemons
+}
+
+// setConfig writes the network configuration as soon as the store is there.
+func (c *cluster) setConfig(config string) {
+	c.t.Helper()
 	eventually(c.t, 20*time.Second, func() error {
 		out, err := output(c.t, &c.Nodes[0].Namespace, filepath.Join(bin, "etcdctl"),
 			"--endpoints", c.etcdURL(), "put", "/coreos.com/network/config", config)
@@ -37,7 +44,6 @@ func (c *cluster) configured(config string, extra ...string) []*daemon {
 		}
 		return err
 	})
-	return daemons
 }
 
 // way is how a node's routes lead to a subnet: "via 192.168.77.2 dev eth0".
