@@ -42,7 +42,7 @@ func Believe(prev, next Snapshot, age time.Duration) (Snapshot, []Doubt) {
 	if len(missing) == 0 || age >= confirmAfter {
 		return next, nil
 	}
-	reasons := suspicions(prev, next, len(missing))
+	reasons := suspicions(prev, next, missing)
 	if len(reasons) == 0 && age > 0 {
 		reasons = []string{"the store lost leases, and has not been in order since it lost many"}
 	}
@@ -62,8 +62,11 @@ func Believe(prev, next Snapshot, age time.Duration) (Snapshot, []Doubt) {
 	return next, doubts
 }
 
-// suspicions says why a store that lost so many leases is not taken at its word.
-func suspicions(prev, next Snapshot, missing int) []string {
+// suspicions says why a store that lost these leases is not taken at its word.
+// One that is there again, but was created since, was lost as well: who slept
+// while somebody deleted all of them hears of it when most nodes have theirs
+// back, and the others are about to.
+func suspicions(prev, next Snapshot, missing []Lease) []string {
 	const fewest = 4 // below, half of the leases is an ordinary change
 	var out []string
 	switch {
@@ -73,13 +76,33 @@ func suspicions(prev, next Snapshot, missing int) []string {
 		out = append(out, fmt.Sprintf("the store went back in time, as if restored from a backup: revision %d, was %d",
 			next.Revision, prev.Revision))
 	}
-	switch had := len(prev.Leases); {
+	switch had, again := len(prev.Leases), createdAnew(prev.Leases, next.Leases); {
 	case len(next.Leases) == 0:
 		out = append(out, fmt.Sprintf("the store lost all of its %d leases at once", had))
-	case had >= fewest && 2*missing >= had:
-		out = append(out, fmt.Sprintf("the store lost %d of its %d leases at once", missing, had))
+	case had < fewest || 2*(len(missing)+again) < had:
+	case again == 0:
+		out = append(out, fmt.Sprintf("the store lost %d of its %d leases at once", len(missing), had))
+	default:
+		out = append(out, fmt.Sprintf("the store lost %d of its %d leases at once, and %d of them were taken again",
+			len(missing)+again, had, again))
 	}
 	return out
+}
+
+// createdAnew counts leases of prev that next has by the same ID, but not the
+// same: they were deleted in between.
+func createdAnew(prev, next []Lease) (n int) {
+	from, prevTo, nextTo := window(prev, next)
+	created := make(map[string]int64, prevTo-from)
+	for i := from; i < prevTo; i++ {
+		created[prev[i].ID] = prev[i].Created
+	}
+	for i := from; i < nextTo; i++ {
+		if was, found := created[next[i].ID]; found && was != next[i].Created {
+			n++
+		}
+	}
+	return n
 }
 
 // gone gives the leases of prev whose ID next doesn't have.

@@ -12,12 +12,17 @@ import (
 )
 
 // snap is a snapshot of a store with these leases. "a" is a lease as it was
-// first, "a*" the same lease with another MAC.
+// first, "a*" the same lease with another MAC, "a!" one that was deleted and
+// taken again.
 func snap(epoch string, revision int64, names ...string) subnet.Snapshot {
 	s := subnet.Snapshot{Epoch: epoch, Revision: revision}
 	for _, name := range names {
 		n := int(name[0] - 'a')
-		s.Leases = append(s.Leases, lease(name[:1], int64(n+1),
+		created := int64(n + 1)
+		if name[1:] == "!" {
+			created += 100
+		}
+		s.Leases = append(s.Leases, lease(name[:1], created,
 			share(fmt.Sprintf("10.5.%d.0/24", n), fmt.Sprintf("192.0.2.%d", n+1), macOf(name))))
 	}
 	return s
@@ -72,6 +77,18 @@ func TestBelieve(t *testing.T) {
 		"half go while one comes and one changes": {
 			snap("x", 9, "a", "b", "c", "d"), snap("x", 10, "a*", "b", "e"), 0, []string{"a*", "b", "c", "d", "e"},
 			[]string{"2: the store lost 2 of its 4 leases at once"},
+		},
+		"two of six are not there again yet": {
+			snap("x", 9, "a", "b", "c", "d", "e", "f"), snap("x", 10, "a!", "b!", "c!", "d!"), 0,
+			[]string{"e", "f", "a", "b", "c", "d"},
+			[]string{"2: the store lost 6 of its 6 leases at once, and 4 of them were taken again"},
+		},
+		"one of six goes while one is taken anew": {
+			snap("x", 9, "a", "b", "c", "d", "e", "f"), snap("x", 10, "b!", "c", "d", "e", "f"), 0,
+			[]string{"b", "c", "d", "e", "f"}, nil,
+		},
+		"all are there again": {
+			snap("x", 9, "a", "b", "c", "d"), snap("x", 10, "a!", "b!", "c!", "d!"), 0, []string{"a", "b", "c", "d"}, nil,
 		},
 		"the last one goes": {
 			snap("x", 9, "a"), snap("x", 10), 0, []string{"a"},
