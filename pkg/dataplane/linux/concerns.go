@@ -280,12 +280,13 @@ func (m *memory) neighChange(b []byte, deleted bool) dataplane.Scope {
 	return dataplane.Scope{Keys: dataplane.State{FDB: map[dataplane.FDBKey]netip.Addr{key: {}}}}
 }
 
-// tableChange: a route concerns us if we want its key, or if it is one that an
-// Observe would call ours. Others' routes, pods' among them, are not looked at
-// further.
+// tableChange: a route concerns us if we want its key, whoever stands there (the
+// kernel does, for a bridge with an address of a peer's subnet), or if it is one
+// that an Observe would call ours. Others' routes, pods' among them, are not
+// looked at further.
 func (m *memory) tableChange(b []byte) dataplane.Scope {
 	r, ok := parseRoute(b)
-	if !ok || r.protocol == unix.RTPROT_KERNEL {
+	if !ok {
 		return dataplane.Scope{}
 	}
 	_, ours := m.devices[r.index]

@@ -34,13 +34,24 @@ func presenceOf(l link) presence {
 	return presence{name: l.name, mtu: l.mtu, up: l.up, addrs: map[netip.Prefix]uint32{}}
 }
 
-// told notes what Facts gives.
-func (m *memory) told(links []link, addrs []address, peers []netip.Addr) {
+// asks notes whose paths Facts is about to read: what changes from now on is
+// notified.
+func (m *memory) asks(peers []netip.Addr) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.host = noHost()
+	followed := len(m.host.asked) > 0
 	m.host.asked = slices.Clone(peers)
 	slices.SortFunc(m.host.asked, netip.Addr.Compare)
+	if followed != (len(peers) > 0) {
+		m.muteAll()
+	}
+}
+
+// told notes what Facts gives.
+func (m *memory) told(links []link, addrs []address) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.host.links = noHost().links
 	for _, l := range links {
 		m.host.links[l.index] = presenceOf(l)
 	}

@@ -13,6 +13,7 @@ import (
 
 // Facts reads the host, and the paths to peers.
 func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts, error) {
+	k.memory.asks(peers)
 	links, err := k.allLinks()
 	if err != nil {
 		return dataplane.Facts{}, err
@@ -48,7 +49,7 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 	if facts.Paths, err = k.paths(ctx, peers, names); err != nil {
 		return dataplane.Facts{}, err
 	}
-	k.memory.told(links, addresses, peers)
+	k.memory.told(links, addresses)
 	facts.Firewall, err = k.firewallFacts()
 	return facts, err
 }

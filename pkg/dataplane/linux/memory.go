@@ -136,6 +136,7 @@ func (m *memory) knownSysctls() map[string]string {
 func (m *memory) enter(s dataplane.Scope) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	otherwise := !slices.Equal(m.domain.Networks, s.Domain.Networks)
 	m.domain = dataplane.Domain{
 		Links:    maps.Clone(s.Domain.Links),
 		Networks: slices.Clone(s.Domain.Networks),
@@ -144,6 +145,9 @@ func (m *memory) enter(s dataplane.Scope) {
 		Chains:   slices.Clone(s.Domain.Chains),
 
 		Leftovers: slices.Clone(s.Domain.Leftovers),
+	}
+	if otherwise {
+		m.muteAll()
 	}
 	for name := range s.Keys.Sysctls {
 		if _, known := m.sysctls[name]; !known {

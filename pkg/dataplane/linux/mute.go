@@ -21,7 +21,16 @@ func (m *memory) mute(l *listener) {
 		}
 	}
 	slices.Sort(own)
-	_ = l.attach(muting(own)) // what passes is sorted out here
+	_ = l.attach(muting(own, m.others())) // what passes is sorted out here
+}
+
+// others is the filter of what others wrote. While paths to peers are followed
+// any route may be on one.
+func (m *memory) others() []unix.SockFilter {
+	if len(m.host.asked) > 0 {
+		return ourRoutes(m.protocol, nil)
+	}
+	return ourRoutes(m.protocol, m.domain.Networks)
 }
 
 // muted are the types of message whose writer is named whenever it is us, and
@@ -41,18 +50,19 @@ const (
 	offsetLength = unix.SizeofNlMsghdr + 1
 )
 
-// muting is the filter: a message passes unless its writer is one of own and its
-// type one of muted.
+// muting is the filter: a message of ours passes unless its type is one of muted,
+// and one of others' if others lets it.
 //
 //	load writer ─┬─ one of own → load type ─┬─ muted → drop
-//	             └─ else → pass             └─ else → pass
-func muting(own []uint32) []unix.SockFilter {
+//	             └─ else → others           └─ else → pass
+func muting(own []uint32, others []unix.SockFilter) []unix.SockFilter {
 	types := muted()
 	out := []unix.SockFilter{load(unix.BPF_W, offsetPort)}
 	for i, id := range own {
-		out = append(out, equal(binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, id)), len(own)-i))
+		ours := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, id))
+		out = append(out, equal(ours, len(own)-i-1+len(others)))
 	}
-	out = append(out, give(everything), load(unix.BPF_H, offsetType))
+	out = append(append(out, others...), load(unix.BPF_H, offsetType))
 	for i, t := range types {
 		out = append(out, equal(swapped(t), len(types)-i))
 	}

@@ -35,7 +35,7 @@ func TestMuting(t *testing.T) {
 			e.begin(test.typ, 0)
 			e.end()
 			copy(e.buf[offsetPort:], uint32Attr(0, test.writer).Data)
-			passes(t, muting(test.own), e.buf, test.passes)
+			passes(t, muting(test.own, ourRoutes(RouteProtocol, nil)), e.buf, test.passes)
 		})
 	}
 }

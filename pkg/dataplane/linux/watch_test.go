@@ -3,11 +3,14 @@ package linux_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
@@ -93,6 +96,69 @@ func TestWatchOverrun(t *testing.T) {
 	w := h.watch()
 	h.admin.Delete(links()) // tells of 500 entries before it returns
 	for !w.next("the overrun").All {
+	}
+}
+
+// A routing daemon whose sessions flap doesn't reach us: of 4,000 changes not one
+// fills a queue that has room for one.
+func TestForeignRoutesAreNotHeard(t *testing.T) {
+	h := newHost(t)
+	h.SetWatchBuffer(1)
+	w, fence := h.fenced()
+	index := h.admin.index(uplink)
+	for i := range 2000 {
+		dst := &net.IPNet{IP: net.IPv4(172, byte(16+i>>8), byte(i), 0), Mask: net.CIDRMask(24, 32)}
+		r := &netlink.Route{LinkIndex: index, Dst: dst, Protocol: unix.RTPROT_BGP}
+		h.admin.must(h.admin.RouteAdd(r))
+		h.admin.must(h.admin.RouteDel(r))
+	}
+	fence()
+	w.nothingBut()
+}
+
+// A DHCP client, or a router, that gives the uplink's addresses new lifetimes
+// changes nothing that is to be read.
+func TestRenewalsChangeNothing(t *testing.T) {
+	h := newHost(t)
+	up := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: h.admin.index(uplink)}}
+	renew := func(i int) {
+		for _, p := range []net.IPNet{
+			{IP: net.IPv4(192, 0, 2, 1), Mask: net.CIDRMask(24, 32)}, {IP: net.ParseIP("2001:db8::1"), Mask: net.CIDRMask(64, 128)},
+		} {
+			h.admin.must(h.admin.AddrReplace(up, &netlink.Addr{IPNet: &p, ValidLft: 3600 + i, PreferedLft: 1800 + i}))
+		}
+	}
+	renew(0)
+	w, fence := h.fenced()
+	for i := range 200 {
+		renew(i)
+	}
+	fence()
+	w.nothingBut()
+}
+
+// fenced watches a host with a neighbour of ours on it, and gives what deletes it.
+func (h *host) fenced() (w *watcher, fence func()) {
+	h.Helper()
+	want := links()
+	want.Neighs = map[dataplane.NeighKey]mac.Addr{fenceKey(): {2, 0, 0, 0, 0, 5}}
+	if _, err := h.Facts(h.Context(), nil); err != nil {
+		h.Fatal(err)
+	}
+	h.settle(want)
+	return h.watch(), func() { h.admin.Delete(dataplane.State{Neighs: want.Neighs}) }
+}
+
+func fenceKey() dataplane.NeighKey {
+	return dataplane.NeighKey{Link: dev, IP: netip.MustParseAddr("10.42.5.0")}
+}
+
+// nothingBut wants to hear of the fence, and of nothing before.
+func (w *watcher) nothingBut() {
+	w.h.Helper()
+	s := w.next("the fence")
+	if _, there := s.Keys.Neighs[fenceKey()]; s.All || s.Facts || s.Keys.Len() != 1 || !there {
+		w.h.Errorf("heard %+v", s)
 	}
 }
 
