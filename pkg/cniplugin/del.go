@@ -91,6 +91,9 @@ func (k *kernel) remove(conf config, req request) error {
 	if err := k.unproxy(conf.bridge, held); err != nil {
 		return err
 	}
+	if err := k.retire(conf, record); err != nil {
+		return err
+	}
 	if _, err := store.Release(req.holder(), held); err != nil {
 		return explainStore(err)
 	}

@@ -2,6 +2,7 @@ package cniplugin_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/netnstest"
 )
 
 // gc is GC with these attachments still in use.
@@ -208,6 +210,7 @@ func TestExhaustionFindsTheDead(t *testing.T) {
 	networks := filepath.Join(n.dir, "networks", "cbr0")
 	living, livingNS := newPod(t, 1)
 	n.attachAsFlannel(living, livingNS, "10.42.1.2")
+	inhabit(t, livingNS)
 	n.write(filepath.Join(networks, "10.42.1.3"), "leaked\r\neth0")
 	n.write(filepath.Join(networks, "10.42.1.4"), "in-the-making\r\neth0")
 	long := time.Now().Add(-time.Hour)
@@ -239,6 +242,65 @@ func TestExhaustionFindsTheDead(t *testing.T) {
 	n.wantAddresses("10.42.1.2", "10.42.1.3", "10.42.1.4", "10.42.1.5", "10.42.1.6")
 }
 
+// inhabit has a process live in a namespace, as a pod's do.
+func inhabit(t *testing.T, ns *netnstest.NS) {
+	t.Helper()
+	cmd := exec.Command("sleep", "600")
+	ns.Do(func() {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
+
+// The clock of the wall jumps by years, to and fro, between the moment in which
+// another plugin writes its files and that in which we look at them. What a pod
+// has is never given again, what nobody has is found, and what was written just
+// now is left alone.
+func TestReapWhenTheClockJumps(t *testing.T) {
+	jumps := map[string]time.Time{
+		"put back by years since":  time.Now().AddDate(20, 0, 0),
+		"put ahead by years since": time.Now().AddDate(-20, 0, 0),
+		"at the beginning of time": time.Unix(0, 0),
+	}
+	for name, written := range jumps {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, "10.42.1.0/29") // pods: .2 to .6
+			networks := filepath.Join(n.dir, "networks", "cbr0")
+			living, livingNS := newPod(t, 1)
+			n.attachAsFlannel(living, livingNS, "10.42.1.2")
+			inhabit(t, livingNS)
+			n.write(filepath.Join(networks, "10.42.1.3"), "leaked\r\neth0")
+			n.write(filepath.Join(networks, "10.42.1.4"), "in-the-making\r\neth0")
+			n.write(filepath.Join(networks, ".weft.rest"), "boot the-one-before\n")
+			jump := func(addr string) {
+				if err := os.Chtimes(filepath.Join(networks, addr), written, written); err != nil {
+					t.Fatal(err)
+				}
+			}
+			jump("10.42.1.2")
+			jump("10.42.1.3")
+			p, _ := newPod(t, 5)
+			n.add(p) // the first one of this boot: .3 is free, and rests
+			n.wantAddresses("10.42.1.2", "10.42.1.4", "10.42.1.5")
+			n.write(filepath.Join(networks, "10.42.1.3"), "leaked\r\neth0")
+			n.write(filepath.Join(networks, "10.42.1.6"), "leaked-too\r\neth0")
+			jump("10.42.1.3")
+			jump("10.42.1.6")
+			for i := range 2 { // they have run out
+				p, _ := newPod(t, 10+i)
+				n.add(p)
+			}
+			last, _ := newPod(t, 20)
+			n.refused("ADD", last, 102, "no free address", "10.42.1.2 by pod-1/eth0", "10.42.1.4 by in-the-making/eth0")
+		})
+	}
+}
+
 func TestSubnetMoves(t *testing.T) {
 	n := newNode(t, ipv4)
 	forward(t, n.host)
@@ -262,5 +324,44 @@ func TestSubnetMoves(t *testing.T) {
 	n.add(again)
 	if n.said != "" {
 		t.Errorf("said again: %q", n.said)
+	}
+}
+
+// The gateway of a subnet of before goes with the last pod that has an address of
+// it, and not while somebody may need it of whom nothing is known.
+func TestGatewayOfBeforeGoesWithItsLastPod(t *testing.T) {
+	for name, c := range map[string]struct {
+		stranger bool
+		want     []string
+	}{
+		"no other port":           {false, []string{"10.42.7.1/24", "fd00:5:0:7::1/64"}},
+		"a port without a record": {true, []string{"10.42.1.1/24", "10.42.7.1/24", "fd00:5:0:7::1/64", "fd00:5:0:1::1/64"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, ipv4, ipv6)
+			first, _ := newPod(t, 1)
+			n.add(first)
+			second, _ := newPod(t, 2)
+			n.add(second)
+			b, err := os.ReadFile(n.subnetFile())
+			if err != nil {
+				t.Fatal(err)
+			}
+			moved := strings.NewReplacer("10.42.1.", "10.42.7.", "fd00:5:0:1:", "fd00:5:0:7:").Replace(string(b))
+			n.write(n.subnetFile(), moved)
+			n.noisy = true
+			third, _ := newPod(t, 3)
+			n.add(third)
+			if c.stranger {
+				n.host.Exec("sh", "-ec", "ip link add other type veth peer name other1; ip link set other master cni0")
+			}
+			both := []string{"10.42.1.1/24", "10.42.7.1/24", "fd00:5:0:7::1/64", "fd00:5:0:1::1/64"}
+			n.del(first)
+			n.host.Do(func() { wantAddrs(t, link(t, "cni0"), both...) })
+			n.del(second)
+			n.host.Do(func() { wantAddrs(t, link(t, "cni0"), c.want...) })
+			n.del(third) // the node's own gateway stays
+			n.host.Do(func() { wantAddrs(t, link(t, "cni0"), c.want...) })
+		})
 	}
 }

@@ -3,8 +3,8 @@ package cniplugin
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/weftnet/weft/pkg/attachment"
@@ -24,6 +24,11 @@ const (
 // young is how old the file of an address that is not ours must be before its
 // holder may be dead: whoever wrote it may still be at work.
 const young = 5 * time.Minute
+
+// age is how far the clock of the wall is from what it was when a file was
+// written, either way: one that lies in the future was written before the clock
+// was put back, nobody knows how long ago.
+func age(written, now time.Time) time.Duration { return now.Sub(written).Abs() }
 
 // store opens the address store. The first ADD of a boot finds it as the last
 // boot left it, and frees what nobody has any more.
@@ -47,31 +52,32 @@ func (c Call) store(conf config, k *kernel, env subnetenv.Env) (hostlocal.Store,
 
 // reap frees what the dead hold. An attachment of ours is dead if its record is
 // of another boot, or if the host's end of its pair is gone and nobody is at
-// work on it. An address without a record, another plugin's, is not in use
-// after a reboot if its file is older than that; and where addresses have run
-// out, if no network namespace of this machine has it.
+// work on it. An address without a record, another plugin's, is not in use if no
+// network namespace of this machine has it, and its file is older than this boot;
+// or, where addresses have run out, not of these minutes. The clock of the wall
+// alone frees nothing: it may have jumped.
 func (k *kernel) reap(conf config, store hostlocal.Store, why occasion) error {
 	if err := k.reapRecords(conf); err != nil {
 		return err
 	}
-	m := machine()
-	var live map[netip.Addr]bool
-	var err error
-	if why == exhaustion {
-		if live, err = liveAddrs(); err != nil {
-			return err
-		}
+	m, now := machine(), time.Now()
+	least := young
+	if why == reboot {
+		least = m.Uptime
 	}
-	started := time.Now().Add(-m.Uptime)
-	_, err = store.Reclaim(func(e hostlocal.Entry) bool {
-		if conf.recorded(e.Holder) {
+	live := sync.OnceValues(liveAddrs) // looked for when there is one to judge
+	var unsure error
+	_, err := store.Reclaim(func(e hostlocal.Entry) bool {
+		if conf.recorded(e.Holder) || age(e.Since, now) <= least {
 			return false
 		}
-		if why == reboot {
-			return e.Since.Before(started)
-		}
-		return time.Since(e.Since) > young && !live[e.Addr]
+		addrs, err := live()
+		unsure = err
+		return err == nil && !addrs[e.Addr]
 	})
+	if why == exhaustion { // else what may be in use just stays
+		err = errors.Join(err, unsure)
+	}
 	if err != nil {
 		return err
 	}
