@@ -106,6 +106,7 @@ type view struct {
 	admitted  admitted
 	claimed   subnet.Claim // what the lease keeper was told last
 	changed   bool         // something above changed: apply it
+	rejudge   bool         // apply ran, or the host was read: look whose our subnets are
 }
 
 // New makes a node; Run starts it.
@@ -204,9 +205,10 @@ func (n *Node) steer(ctx context.Context, snapshots <-chan subnet.Snapshot,
 	for {
 		n.refreshFacts(ctx)
 		if n.view.changed {
-			n.view.changed = false
+			n.view.changed, n.view.rejudge = false, true
 			n.apply(ctx)
 		}
+		n.judgeSubnet()
 		n.judgeReadiness()
 		saver.maybeSave(n.opts.Health.Ready() == nil)
 		claim, toClaim := n.nextClaim()
@@ -271,6 +273,7 @@ func (n *Node) adopt(l subnet.Lease) {
 	if l.ID != n.view.lease.ID || l.Created != n.view.lease.Created {
 		n.happened(events.LeaseTaken, l.ID, "")
 	}
+	n.tellMovedOn(n.view.lease, l)
 	n.view.lease, n.view.changed = l, true
 	if err := n.files.saveLease(l); err != nil {
 		n.opts.Log.WithError(err).Warn("our lease is not saved; after a reboot this node may get another subnet")
@@ -305,6 +308,7 @@ func (n *Node) refreshFacts(ctx context.Context) {
 		!maps.Equal(facts.Paths, n.view.facts.Paths) || !reflect.DeepEqual(facts.Firewall, n.view.facts.Firewall)
 	n.tellMoved(facts)
 	n.tellUplink(up)
+	n.view.rejudge = true
 	n.view.facts, n.view.uplink, n.view.public = facts, up, wish.Public
 	n.opts.Health.Set(conditionUplink, nil)
 }

@@ -24,6 +24,7 @@ const (
 	conditionLease     = "lease"       // a subnet is ours
 	conditionDataplane = "dataplane"   // device, addresses and rules stand, first snapshot programmed
 	conditionFile      = "subnet file" // subnet.env is there for the CNI plugin
+	conditionSubnet    = "subnet"      // no pod here has an address of a subnet that is another node's now
 )
 
 // ledger is what the rounds of the loop add up to. Guarded by Node.mu.

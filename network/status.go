@@ -108,6 +108,9 @@ func (n *Node) Status() Status {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.status
+	if now := time.Now(); !s.Store.Heard.IsZero() { // as long ago by the clock of now, which may have been set since
+		s.Store.Heard = now.Add(-now.Sub(s.Store.Heard))
+	}
 	s.Version, s.Ready = version.Short(), n.ready
 	s.Reasons = n.opts.Health.Reasons()
 	s.Rounds, s.Ops = n.ledger.rounds, n.ledger.ops

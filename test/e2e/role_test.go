@@ -143,3 +143,17 @@ const subnetsPrefix = "/coreos.com/network/subnets/"
 
 // keyOf is the key of a lease, by what a daemon calls it.
 func keyOf(id string) string { return subnetsPrefix + id }
+
+// revoke ends the etcd lease that a key hangs on, which takes the key along.
+func (s *store) revoke(key string) error {
+	out, err := s.try("get", key, "-w", "fields")
+	if err != nil {
+		return err
+	}
+	var lease int64
+	for line := range strings.Lines(out) {
+		_, _ = fmt.Sscanf(line, `"Lease" : %d`, &lease) // other lines don't fit
+	}
+	_, err = s.try("lease", "revoke", fmt.Sprintf("%x", lease))
+	return err
+}
