@@ -95,7 +95,7 @@ func strayed(cfg subnet.Config, own subnet.Lease, peers []subnet.Lease, ifaces m
 				continue
 			}
 			told[l.Shares[at].Subnet] = true
-			errs = append(errs, fmt.Errorf("%s has %s, and %s is the subnet of %s now, where packets for the pods behind it go: "+
+			errs = append(errs, fmt.Errorf("%s has %s, and %s is the subnet of %s now, where packets for pods behind it go: "+
 				"delete these pods (drain this node), and if nothing else is left: ip address del %s dev %s",
 				s.name, s.addr, l.Shares[at].Subnet, nameOf(l), s.addr, s.name))
 		}
@@ -125,5 +125,6 @@ func (n *Node) tellMovedOn(was, now subnet.Lease) {
 		return
 	}
 	n.opts.Log.WithFields(logrus.Fields{"was": subnetsOf(was), "is": subnetsOf(now)}).
-		Warn("this node has another subnet now; pods that run here keep their addresses, which nobody routes here any more: drain it")
+		Warn("this node has another subnet now; " +
+			"pods that run here keep their addresses, which nobody routes here any more: drain it")
 }

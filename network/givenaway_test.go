@@ -11,7 +11,8 @@ import (
 )
 
 // twoSubnets is a network with a subnet for each of two nodes.
-const twoSubnets = `{"Network":"10.42.0.0/16","SubnetMin":"10.42.100.0","SubnetMax":"10.42.101.0","Backend":{"Type":"vxlan"}}`
+const twoSubnets = `{"Network":"10.42.0.0/16","SubnetMin":"10.42.100.0","SubnetMax":"10.42.101.0",` +
+	`"Backend":{"Type":"vxlan"}}`
 
 // bridgeOf is what the pods of a subnet leave on the host.
 func bridgeOf(gateway string) dataplane.State {
