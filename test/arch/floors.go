@@ -20,8 +20,11 @@ type floor struct {
 func floors() []floor {
 	return []floor{
 		{"leaves", []string{"pkg/...", "pkg/dataplane/ruleset"}},
-		{"dataplane", []string{"pkg/dataplane"}},
-		{"subnet and layers", []string{"subnet", "pkg/dataplane/layers", "pkg/attachment"}},
+		{"dataplane", []string{"pkg/dataplane", "pkg/tables", "pkg/tables/..."}},
+		{"subnet and layers", []string{
+			"subnet", "pkg/dataplane/layers", "pkg/attachment",
+			"pkg/trace", // a packet's way through pkg/tables
+		}},
 		{"backend", []string{"backend", "pkg/attachment/mend"}},
 		{"parts", []string{
 			"backend/...", "subnet/...", "network/...", "pkg/dataplane/...",

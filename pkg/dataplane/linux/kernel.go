@@ -35,6 +35,8 @@ type Options struct {
 	// Namespace is a descriptor of a network namespace, which New duplicates;
 	// 0 is the namespace that the calling thread is in.
 	Namespace netns.NsHandle
+	// Path is a file that stands for a network namespace, instead.
+	Path string
 	// Protocol is the mark of our routes; 0 is RouteProtocol.
 	Protocol int
 	// Resync is how often tables of iptables-legacy, which notify nobody, are
@@ -80,7 +82,7 @@ func New(o Options) (*Kernel, error) {
 	if o.Protocol <= unix.RTPROT_STATIC || o.Protocol > 0xff {
 		return nil, fmt.Errorf("route protocol %d: must be %d to 255", o.Protocol, unix.RTPROT_STATIC+1)
 	}
-	ns, err := namespaceOf(o.Namespace)
+	ns, err := namespaceAt(o)
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +110,17 @@ func (k *Kernel) Close() {
 // open a socket (which stays in its namespace) or a file below /proc/sys/net
 // (which shows that of the opening thread).
 type namespace struct{ handle netns.NsHandle }
+
+func namespaceAt(o Options) (namespace, error) {
+	if o.Path == "" {
+		return namespaceOf(o.Namespace)
+	}
+	h, err := netns.GetFromPath(o.Path)
+	if err != nil {
+		return namespace{}, fmt.Errorf("open the network namespace %s: %w", o.Path, err)
+	}
+	return namespace{h}, nil
+}
 
 func namespaceOf(h netns.NsHandle) (namespace, error) {
 	if h == 0 || !h.IsOpen() {
@@ -161,4 +174,15 @@ func (n namespace) openSocket(protocol int) (s *nl.NetlinkSocket, err error) {
 		return err
 	})
 	return s, err
+}
+
+// Within calls f with the thread in the namespace that a file stands for; ""
+// is the one where it is. Sockets that f opens stay there.
+func Within(path string, f func() error) error {
+	ns, err := namespaceAt(Options{Path: path})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.handle.Close() }()
+	return ns.do(f)
 }
