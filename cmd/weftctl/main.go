@@ -18,7 +18,7 @@ func main() {
 	err := newRootCommand().ExecuteContext(ctx)
 	switch {
 	case err == nil:
-	case errors.Is(err, errDrift), errors.Is(err, errStops):
+	case errors.Is(err, errDrift), errors.Is(err, errStops), errors.Is(err, errUnwell):
 		os.Exit(1)
 	default:
 		fmt.Fprintf(os.Stderr, "weftctl: %v\n", err)
@@ -48,7 +48,7 @@ func newRootCommand() *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("output", completeFormats) // the flag is there
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return checkFormat(g.output) }
 	root.AddCommand(
-		newTraceCommand(&g),
+		newTraceCommand(&g), newDoctorCommand(&g),
 		newStatusCommand(&g), newPeersCommand(&g), newPlanCommand(&g), newEventsCommand(&g), newLeasesCommand(&g),
 		newConfigCommand(), newCleanupCommand(&g), newDemoCommand(), newDockerOptsCommand(), newVersionCommand(),
 	)

@@ -16,7 +16,7 @@ func pure() []string {
 	return []string{
 		"pkg/dataplane", "pkg/dataplane/layers", "pkg/dataplane/ruleset", "subnet", "backend", "backend/...",
 		"network/...", "pkg/commands", "pkg/mac", "pkg/ipmath", "pkg/subnetenv",
-		"pkg/tables", "pkg/tables/...", "pkg/trace",
+		"pkg/tables", "pkg/tables/...", "pkg/trace", "pkg/doctor",
 	}
 }
 

@@ -44,7 +44,7 @@ func Live(ctx context.Context, f Flow, ports ...int) (Report, error) {
 		return Report{}, err
 	}
 	defer t.close()
-	if err := t.place(f, s.ID(), ports); err != nil {
+	if err := t.place(spots(f, s.ID(), ports)); err != nil {
 		return Report{}, err
 	}
 	tracing, err := listenTrace(t.name)

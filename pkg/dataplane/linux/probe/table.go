@@ -83,8 +83,8 @@ func own(c *netlink.Conn, t *nftables.Table) error {
 }
 
 // place puts the counters.
-func (t *table) place(f Flow, id uint16, ports []int) error {
-	t.spots = spots(f, id, ports)
+func (t *table) place(spots []spot) error {
+	t.spots = spots
 	accept := nftables.ChainPolicyAccept
 	for i, s := range t.spots {
 		h := s.hook

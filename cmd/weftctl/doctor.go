@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/doctor"
+	"github.com/weftnet/weft/pkg/doctor/gather"
+	"github.com/weftnet/weft/subnet"
+	"github.com/weftnet/weft/subnet/etcd"
+)
+
+const doctorHelp = `doctor looks at the kernel, the host's files, weftd and (with --etcd-endpoints) the store,
+sends a few packets to peers, and tells what is wrong, how that shows, and which command
+mends it. It changes nothing, and works when weftd is dead. The exit status is 1 if a check
+fails; a warning does not count.`
+
+// errUnwell ends `weftctl doctor` with status 1, without a further word.
+var errUnwell = errors.New("a check failed")
+
+// doctorFlags are those of doctor as they are typed.
+type doctorFlags struct {
+	checks []string
+	gather gather.Options
+	store  storeFlags
+	all    bool
+}
+
+func newDoctorCommand(g *globals) *cobra.Command {
+	var f doctorFlags
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find known failures of this node; exit status 1 if there are any",
+		Long:  doctorHelp,
+		Example: "  weftctl doctor\n  weftctl doctor --check mtu,checksum-offload\n" +
+			"  weftctl doctor --etcd-endpoints http://192.168.77.1:2379",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, g) },
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.checks, "check", nil, "only these `checks` (see Documentation/doctor.md)")
+	flags.BoolVar(&f.all, "all", false, "print the checks that are well, too")
+	flags.IntVar(&f.gather.Peers, "peers", 8, "`number` of peers to send packets to; 0 for none")
+	flags.StringVar(&f.gather.Root, "root", "/", "`directory` that the host's files are below")
+	flags.StringVar(&f.gather.SysctlDir, "sysctl-dir", setting("SYSCTL_DIR", "/proc/sys"), "`directory` of sysctls")
+	flags.StringVar(&f.gather.StateDir, "state-dir", setting("STATE_DIR", "/var/lib/weft"), "`directory` of weftd's state")
+	flags.StringVar(&f.gather.SubnetFile, "subnet-file", setting("SUBNET_FILE", "/run/flannel/subnet.env"),
+		"`file` that weftd wrote for the CNI plugin")
+	flags.StringVar(&f.gather.Attachments, "attachments-dir", setting("ATTACHMENTS_DIR", attachment.DefaultDir),
+		"`directory` of the CNI plugin's records")
+	f.store.register(flags)
+	return cmd
+}
+
+func (f *doctorFlags) run(cmd *cobra.Command, g *globals) error {
+	if err := knownChecks(f.checks); err != nil {
+		return err
+	}
+	o := f.gather
+	o.Daemon = func(ctx context.Context) doctor.Daemon { return askHealth(ctx, g.socket) }
+	if cmd.Flags().Changed("etcd-endpoints") || setting("ETCD_ENDPOINTS", "") != "" {
+		o.Leases, o.Clock = f.leases, clockOf(strings.Split(f.store.endpoints, ","))
+	}
+	facts, err := gather.Facts(cmd.Context(), o)
+	if err != nil {
+		return err
+	}
+	results := doctor.Examine(facts, f.checks...)
+	err = g.print(cmd.OutOrStdout(), results, func(out io.Writer) error { return printDoctor(out, results, f.all) })
+	if err == nil && doctor.Worst(results) == doctor.Fail {
+		return errUnwell
+	}
+	return err
+}
+
+// knownChecks refuses a name that no check has.
+func knownChecks(names []string) error {
+	var known []string
+	for _, c := range doctor.Checks() {
+		known = append(known, c.Name)
+	}
+	for _, n := range names {
+		if !slices.Contains(known, n) {
+			return fmt.Errorf("--check %q: there are %s", n, strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
+
+func (f *doctorFlags) leases(ctx context.Context) (leases []subnet.Lease, err error) {
+	err = f.store.with(ctx, func(ctx context.Context, s *etcd.Store) error {
+		snapshot, err := s.Leases(ctx)
+		leases = snapshot.Leases
+		return err
+	})
+	return leases, err
+}
+
+// clockOf is the page of etcd that tells its time, where that needs no keys.
+func clockOf(endpoints []string) string {
+	for _, e := range endpoints {
+		if u, err := url.Parse(e); err == nil && u.Scheme == "http" {
+			return u.JoinPath("health").String()
+		}
+	}
+	return ""
+}
+
+func askHealth(ctx context.Context, socket string) doctor.Daemon {
+	d := doctor.Daemon{Asked: true}
+	var s network.Status
+	if err := askDaemon(ctx, socket, "/v1/status", &s); err != nil {
+		d.Err = err.Error()
+		return d
+	}
+	d.Ready, d.Reasons = s.Ready, s.Reasons
+	for entry, what := range s.Conflicts {
+		d.Conflicts = append(d.Conflicts, entry+": "+what)
+	}
+	slices.Sort(d.Conflicts)
+	return d
+}
+
+func printDoctor(out io.Writer, results []doctor.Result, all bool) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	count := map[doctor.Level]int{}
+	for _, r := range results {
+		count[r.Level]++
+		if r.Level == doctor.OK && all {
+			_, _ = fmt.Fprintf(w, "ok\t%s\t\n", r.Check)
+		}
+		for _, f := range r.Findings {
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n\t\tseen: %s\n\t\tmend: %s\n", strings.ToUpper(string(f.Level)), r.Check,
+				f.Cause, f.Evidence, f.Mend)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(out, "%d checks: %d ok, %d warn, %d fail\n", len(results), count[doctor.OK],
+		count[doctor.Warn], count[doctor.Fail])
+	return err
+}

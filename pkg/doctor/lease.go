@@ -1,0 +1,228 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weftnet/weft/pkg/tables"
+)
+
+func leaseChecks() []Check {
+	return []Check{
+		{
+			"cloned-machine", "leases with our MAC or address, and who else answers for our addresses on the wire",
+			"two machines are taken for one: a clone has the same MAC or address",
+			"give the clone addresses, MACs and a machine id of its own; on it: systemctl stop weftd, rm -r " +
+				"/var/lib/weft, start",
+			cloned,
+		},
+		{
+			"lease-mismatch", "leases beside the kernel's entries, subnet.env and the bridge",
+			"the kernel is not as the leases say", "systemctl restart weftd; weftctl plan shows the difference", leaseMismatch,
+		},
+	}
+}
+
+func cloned(f Facts) (out []Finding) {
+	for ip, who := range f.Host.Claimed {
+		out = append(out, Finding{Evidence: fmt.Sprintf("%s answers for our address %s too", who, ip)})
+	}
+	for _, self := range f.Overlay.Self {
+		for _, p := range f.Peers {
+			same := p.Subnet.Addr().Is6() == self.Subnet.Addr().Is6()
+			if same && !self.MAC.IsZero() && p.MAC == self.MAC {
+				out = append(out, Finding{Evidence: fmt.Sprintf("the lease of %s (%s) has our MAC %s", p.Subnet, p.Public, p.MAC)})
+			}
+			if same && p.Public == self.Public {
+				out = append(out, Finding{
+					Level: Warn, Evidence: fmt.Sprintf("the lease of %s has our address %s", p.Subnet, p.Public),
+					Cause: "a machine with this address had another lease, or has one now: an old one expires within a day",
+				})
+			}
+		}
+	}
+	return out
+}
+
+func leaseMismatch(f Facts) (out []Finding) {
+	for _, self := range f.Overlay.Self {
+		if len(f.Overlay.Subnets) > 0 && !slices.Contains(f.Overlay.Subnets, self.Subnet) {
+			out = append(out, Finding{
+				Evidence: fmt.Sprintf("our lease is %s, subnet.env says %s", self.Subnet, f.Overlay.Subnets),
+			})
+		}
+	}
+	out = append(out, f.strayBridge()...)
+	if !f.tunnels() {
+		return out
+	}
+	var wrong []Finding
+	for _, p := range f.Peers {
+		l, ok := f.ours(p.Subnet.Addr().Is6())
+		if !ok || p.MAC.IsZero() {
+			continue
+		}
+		if what := f.peerEntries(l, p); what != "" {
+			wrong = append(wrong, Finding{Evidence: fmt.Sprintf("peer %s (%s): %s", p.Subnet, p.Public, what)})
+		}
+	}
+	return append(out, firstOf(wrong, "peers")...)
+}
+
+// strayBridge finds the CNI bridge of another lease: pods would get addresses
+// that peers look for elsewhere.
+func (f Facts) strayBridge() (out []Finding) {
+	l, ok := f.Tables.Named("cni0")
+	if !ok {
+		return nil
+	}
+	for _, a := range f.Tables.AddrsOn(l.Index) {
+		_, inside := f.network(a)
+		own := slices.ContainsFunc(f.Overlay.Subnets, func(s netip.Prefix) bool { return s.Contains(a.Addr()) })
+		if inside && !own {
+			out = append(out, Finding{
+				Evidence: fmt.Sprintf("cni0 has %s, our subnets are %s", a, f.Overlay.Subnets),
+				Mend:     "drain the node, then ip link del cni0: the next pod makes it anew",
+			})
+		}
+	}
+	return out
+}
+
+// peerEntries tells what of a peer's three entries is not as its lease says. A
+// direct route needs no others.
+func (f Facts) peerEntries(l tables.Link, p Member) string {
+	vtep := p.Subnet.Masked().Addr()
+	i := slices.IndexFunc(f.Tables.Routes, func(r tables.Route) bool {
+		return r.Prefix == p.Subnet && r.Type == "unicast" && r.Table == tables.Main && r.Protocol != protoKernel
+	})
+	if i < 0 {
+		return "no route to its subnet"
+	}
+	if r := f.Tables.Routes[i]; r.Link != l.Index {
+		if r.Via == p.Public {
+			return ""
+		}
+		return "its route leads elsewhere: " + f.Tables.Text(r)
+	}
+	n, ok := f.Tables.Neigh(l.Index, vtep)
+	switch {
+	case !ok || n.MAC.IsZero():
+		return fmt.Sprintf("no neighbour entry for %s on %s", vtep, l.Name)
+	case n.MAC != p.MAC:
+		return fmt.Sprintf("%s on %s is %s, the lease says %s", vtep, l.Name, n.MAC, p.MAC)
+	}
+	e, ok := f.Tables.Forward(l.Index, p.MAC)
+	switch {
+	case !ok:
+		return fmt.Sprintf("no forwarding entry for %s on %s", p.MAC, l.Name)
+	case e.Dst != p.Public:
+		return fmt.Sprintf("%s on %s leads to %s, the lease says %s", p.MAC, l.Name, e.Dst, p.Public)
+	}
+	return ""
+}
+
+func daemonChecks() []Check {
+	return []Check{
+		{
+			"daemon", "weftd's control socket", "weftd does not run, or is not ready",
+			"journalctl -u weftd; systemctl restart weftd", daemonAway,
+		},
+		{
+			"conflict", "weftd's list of entries that something foreign holds",
+			"something that is not weft's stands where weft must write",
+			"remove it, or the program that made it", conflicts,
+		},
+		{
+			"rbac", "what weftd and the store say of permissions",
+			"the Kubernetes API refuses weftd: a role or its binding is missing",
+			"kubectl apply -f weft.yml; kubectl auth can-i --list --as=system:serviceaccount:kube-weft:weft", rbac,
+		},
+	}
+}
+
+func daemonAway(f Facts) (out []Finding) {
+	switch {
+	case !f.Daemon.Asked:
+		return nil
+	case f.Daemon.Err != "":
+		return []Finding{{Cause: "weftd does not run", Evidence: f.Daemon.Err}}
+	case !f.Daemon.Ready:
+		return []Finding{{Cause: "weftd is not ready", Evidence: strings.Join(f.Daemon.Reasons, "; ")}}
+	}
+	return nil
+}
+
+func conflicts(f Facts) (out []Finding) {
+	for _, c := range f.Daemon.Conflicts {
+		out = append(out, Finding{Evidence: c})
+	}
+	return firstOf(out, "conflicts")
+}
+
+func rbac(f Facts) []Finding {
+	for _, said := range append(slices.Clone(f.Daemon.Reasons), f.Store.Err) {
+		if strings.Contains(strings.ToLower(said), "forbidden") {
+			return []Finding{{Evidence: said}}
+		}
+	}
+	return nil
+}
+
+func storeChecks() []Check {
+	return []Check{
+		{
+			"store", "whether the store answers", "the store does not answer", "is it up, and are --etcd-endpoints right?",
+			storeAway,
+		},
+		{
+			"store-slow", "how long the store takes to list all leases", "the store is slow: leases and changes come late",
+			"etcdctl endpoint status; etcd wants a disk of its own (etcd_disk_wal_fsync_duration_seconds)", storeSlow,
+		},
+		{
+			"clock-skew", "the store's clock beside ours", "the clocks differ: certificates and expiries are judged wrongly",
+			"timedatectl; systemctl restart systemd-timesyncd (or chronyd)", clockSkew,
+		},
+	}
+}
+
+const (
+	slowStore, deadSlowStore = 300 * time.Millisecond, 2 * time.Second
+	skewed, badlySkewed      = 5 * time.Second, time.Minute
+)
+
+func storeAway(f Facts) []Finding {
+	if !f.Store.Asked || f.Store.Err == "" {
+		return nil
+	}
+	return []Finding{{Evidence: f.Store.Err}}
+}
+
+func storeSlow(f Facts) []Finding {
+	if !f.Store.Asked || f.Store.Err != "" || f.Store.Took < slowStore {
+		return nil
+	}
+	level := Warn
+	if f.Store.Took >= deadSlowStore {
+		level = Fail
+	}
+	return []Finding{{Level: level, Evidence: fmt.Sprintf("it took %s", f.Store.Took.Round(time.Millisecond))}}
+}
+
+func clockSkew(f Facts) []Finding {
+	off := f.Store.Skew.Abs()
+	if !f.Store.Clocked || off < skewed {
+		return nil
+	}
+	level, side := Warn, "ahead of"
+	if off >= badlySkewed {
+		level = Fail
+	}
+	if f.Store.Skew < 0 {
+		side = "behind"
+	}
+	return []Finding{{Level: level, Evidence: fmt.Sprintf("its clock is %s %s ours", off.Round(time.Second), side)}}
+}
