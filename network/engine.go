@@ -15,6 +15,8 @@ type engine struct {
 	warning string // what an operator must still see to, if anything
 }
 
+const noProgram = "there is no program of iptables"
+
 // chooseEngine picks the engine for rules about the networks. wish is that of a
 // subnet.Config; an empty one is auto. forward tells whether packets shall be
 // accepted: an accept in one engine can't undo what another drops, and that is
@@ -29,11 +31,14 @@ func chooseEngine(wish string, forward bool, networks []netip.Prefix, f ruleset.
 	case "nftables":
 		e.reason = "EnableNFTables is true"
 	case "iptables":
-		e.reason = "EnableNFTables is false"
-		e.Engine = ruleset.IPTablesNFT
-		if len(f.Programs) > 0 {
-			e.Engine = accepting(drops, f.Programs, f.Programs[0])
+		e.reason = noProgram
+		if len(f.Programs) == 0 { // as in an image of ours, under flannel's configuration: pods are served all the same
+			e.warning = "EnableNFTables is false, but " + noProgram + ": rules are in nftables; " +
+				"install the package iptables, or set it to true"
+			break
 		}
+		e.reason = "EnableNFTables is false"
+		e.Engine = accepting(drops, f.Programs, f.Programs[0])
 	default:
 		e.Engine = accepting(drops, f.Programs, ruleset.NFTables)
 		e.reason = "no FORWARD policy of iptables drops pods' packets"
@@ -43,12 +48,16 @@ func chooseEngine(wish string, forward bool, networks []netip.Prefix, f ruleset.
 		case e.Engine != ruleset.NFTables:
 			e.reason = policyText(drops, e.Engine) + ", and only an accept there lets pods' packets pass"
 		case len(drops) > 0:
-			e.reason = "there is no program of iptables"
+			e.reason = noProgram
 		}
 	}
 	for _, key := range drops {
 		if key.Engine != e.Engine {
-			e.warning = policyText(drops, key.Engine) + ", where no rule of ours accepts pods' packets: " + remedy(key.Engine, f)
+			if e.warning != "" {
+				e.warning += "; and "
+			}
+			e.warning += policyText(drops, key.Engine) +
+				", where no rule of ours accepts pods' packets: " + remedy(key.Engine, f)
 			break
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 )
@@ -74,7 +75,19 @@ func TestChooseEngine(t *testing.T) {
 			wish: "iptables", facts: ruleset.Facts{Programs: both, Drops: []ruleset.Key{forward(legacy, false)}}, want: legacy,
 			reason: "EnableNFTables is false",
 		},
-		"iptables as told, without a program": {wish: "iptables", want: nft, reason: "EnableNFTables is false"},
+		"iptables as told, without a program": {
+			wish: "iptables", reason: "there is no program of iptables",
+			warning: "EnableNFTables is false, but there is no program of iptables: rules are in nftables; " +
+				"install the package iptables, or set it to true",
+		},
+		"iptables as told, without a program, where a policy drops": {
+			wish: "iptables", facts: ruleset.Facts{Drops: []ruleset.Key{forward(nft, false), forward(nft, true)}},
+			reason: "there is no program of iptables",
+			warning: "EnableNFTables is false, but there is no program of iptables: rules are in nftables; " +
+				"install the package iptables, or set it to true; and " +
+				"the FORWARD policy of iptables-nft and ip6tables-nft is DROP, where no rule of ours accepts pods' packets: " +
+				"install the package iptables, or let the cluster's networks pass there",
+		},
 	}
 	for name, c := range cases {
 		if c.networks == nil {
@@ -118,6 +131,43 @@ func TestEngineIsFollowed(t *testing.T) {
 		b.kernel.SetFirewall(ruleset.Facts{})
 		b.settle(2 * time.Minute)
 		b.rules("chain ip weft forward", "FLANNEL", "")
+	})
+}
+
+// A node that was told to use iptables and has none serves pods all the same,
+// and says so in the log, in the status and at its object in the store, once.
+func TestNoProgramOfIPTables(t *testing.T) {
+	const told = "EnableNFTables is false, but there is no program of iptables"
+	inBubble(t, func(b *bench) {
+		s := withSelf(b)
+		log, hook := logtest.NewNullLogger()
+		b.tune = func(o *Options) { o.Store, o.Log = s, log }
+		b.server.SetConfig([]byte(strings.Replace(config1, "{", `{"EnableNFTables":false,`, 1)))
+		b.start()
+		defer b.stop()
+		b.rules("chain ip weft forward", "FLANNEL", "")
+		if s := b.node.Status(); !strings.HasPrefix(s.Rules.Warning, told) {
+			t.Errorf("status: %+v", s.Rules)
+		}
+		warned := 0
+		for _, e := range hook.AllEntries() {
+			if w, ok := e.Data["warning"].(string); ok && strings.HasPrefix(w, told) {
+				warned++
+			}
+		}
+		if warned != 1 {
+			t.Errorf("the log says it %d times", warned)
+		}
+		b.settle(5 * time.Minute)
+		if have := s.warned(); len(have) != 1 || !strings.HasPrefix(have[0], "WeftRulesNotice "+told) {
+			t.Errorf("at our object: %q", have)
+		}
+		b.kernel.SetFirewall(ruleset.Facts{Programs: []ruleset.Engine{ruleset.IPTablesNFT}})
+		b.settle(2 * time.Minute)
+		b.rules("iptables-nft filter FLANNEL-FWD", "chain ip weft", "")
+		if s := b.node.Status(); s.Rules.Warning != "" {
+			t.Errorf("status, with a program: %+v", s.Rules)
+		}
 	})
 }
 

@@ -21,6 +21,8 @@ type selfStore interface {
 	// SetNetworkAvailable writes there whether pods can be served, and why
 	// not. It writes nothing that stands there already.
 	SetNetworkAvailable(ctx context.Context, ready bool, reason string) error
+	// Warn says there what somebody has to see to.
+	Warn(ctx context.Context, reason, message string) error
 }
 
 // announcedBefore is what peers know of this node: what our lease says, else
@@ -78,7 +80,7 @@ const tellAgain = time.Minute
 // from the first time on that they can: before, as after a restart, what stands
 // there may well be so.
 func (n *Node) tellStore(ctx context.Context) error {
-	ever, said := false, ""
+	ever, said, warned := false, "", ""
 	for attempt := 0; ; attempt++ {
 		pause := tellAgain
 		notReady := n.opts.Health.Ready()
@@ -88,6 +90,7 @@ func (n *Node) tellStore(ctx context.Context) error {
 			switch {
 			case err == nil:
 				attempt, said = 0, ""
+				warned = n.warnOfRules(ctx, warned)
 			case ctx.Err() != nil:
 				return ctx.Err()
 			default:
@@ -108,6 +111,21 @@ func (n *Node) tellStore(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// warnOfRules says what somebody has to see to about the rules, if it is other
+// than before. A warning that nobody can be told is not worth a second request.
+func (n *Node) warnOfRules(ctx context.Context, before string) (now string) {
+	n.mu.Lock()
+	now = n.status.Rules.Warning
+	n.mu.Unlock()
+	if now == "" || now == before {
+		return now
+	}
+	if err := n.self.Warn(ctx, "WeftRulesNotice", now); err != nil {
+		n.opts.Log.WithError(err).Warn("no Event says what the rules engine lacks")
+	}
+	return now
 }
 
 func reasonOf(err error) string {

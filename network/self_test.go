@@ -23,6 +23,7 @@ type selfish struct {
 
 	mu     sync.Mutex
 	writes []string
+	warns  []string
 	fails  int
 }
 
@@ -43,6 +44,19 @@ func (s *selfish) SetNetworkAvailable(_ context.Context, ready bool, reason stri
 		s.writes = append(s.writes, state)
 	}
 	return nil
+}
+
+func (s *selfish) Warn(_ context.Context, reason, message string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.warns = append(s.warns, reason+" "+message)
+	return nil
+}
+
+func (s *selfish) warned() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.warns)
 }
 
 func (s *selfish) written() []string {

@@ -31,7 +31,7 @@ type mistake struct{ what, given, answer string }
 func TestWrongConfigurations(t *testing.T) {
 	blocks := map[string][]mistake{
 		"network": refusedConfigs(t), "node": refusedByNode(t), "running": refusedWhileRunning(t), "program": refusedByProgram(t),
-		"cleanup": refusedByCleanup(t),
+		"followed": followedInPart(t), "cleanup": refusedByCleanup(t),
 	}
 	page, n := read(t, wrongPage), 0
 	want := page

@@ -21,6 +21,7 @@ import (
 	"github.com/weftnet/weft/network/uplink"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/fake"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/health"
 	"github.com/weftnet/weft/pkg/subnetenv"
 	"github.com/weftnet/weft/subnet"
@@ -31,7 +32,8 @@ import (
 // eth0 with 192.168.77.1. Its lease is named as in etcd; subnet.env tells that
 // it is ours. Each look at the status comes a minute after the last.
 func withNode(
-	t *testing.T, config string, wish uplink.Wish, f func(s *memory.Server, status func() network.Status),
+	t *testing.T, config string, wish uplink.Wish,
+	f func(s *memory.Server, kernel *fake.Kernel, status func() network.Status),
 ) {
 	t.Helper()
 	env := filepath.Join(t.TempDir(), "subnet.env")
@@ -66,12 +68,12 @@ func withNode(
 			Backends: map[string]backend.Backend{
 				"vxlan": vxlan.New(), "host-gw": hostgw.New(), "alloc": alloc.New(),
 			},
-			SubnetFile: env,
+			Forward: true, SubnetFile: env,
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- node.Run(ctx) }()
-		f(server, func() network.Status {
+		f(server, kernel, func() network.Status {
 			time.Sleep(time.Minute) //nolint:forbidigo // the bubble's clock: no time passes outside
 			synctest.Wait()
 			return node.Status()
@@ -121,7 +123,7 @@ func refusedByNode(t *testing.T) []mistake {
 	tries = append(tries, try{mistake{what: "IPv6, and `eth0` has no address of it", given: six}, six, uplink.Wish{}})
 	var all []mistake
 	for _, c := range tries {
-		withNode(t, c.config, c.wish, func(_ *memory.Server, status func() network.Status) {
+		withNode(t, c.config, c.wish, func(_ *memory.Server, _ *fake.Kernel, status func() network.Status) {
 			for _, reason := range status().Reasons {
 				if text, ok := strings.CutPrefix(reason, "uplink: "); ok {
 					c.answer = text
@@ -172,7 +174,7 @@ func refusedWhileRunning(t *testing.T) []mistake {
 	}
 	for i, m := range all {
 		withNode(t, `{"Network": "10.42.0.0/16", `+vxlan, uplink.Wish{},
-			func(s *memory.Server, status func() network.Status) {
+			func(s *memory.Server, _ *fake.Kernel, status func() network.Status) {
 				if st := status(); !st.Ready {
 					t.Fatalf("not ready: %v", st.Reasons)
 				}
@@ -182,6 +184,42 @@ func refusedWhileRunning(t *testing.T) []mistake {
 		if all[i].answer == "" {
 			t.Fatalf("%s: no mistake: %s", m.what, m.given)
 		}
+	}
+	return all
+}
+
+// followedInPart are right, and pods are served under them, but the host lacks
+// something that they ask for.
+func followedInPart(t *testing.T) []mistake {
+	t.Helper()
+	drops := []ruleset.Key{{Engine: ruleset.IPTablesNFT, Table: "filter", Chain: "FORWARD"}}
+	programs := []ruleset.Engine{ruleset.IPTablesNFT}
+	var all []mistake
+	for _, c := range []struct {
+		what, given string
+		host        ruleset.Facts
+	}{
+		{"rules in iptables, and it is not installed", `"EnableNFTables": false, `, ruleset.Facts{}},
+		{"the same, and the host drops forwarded packets", `"EnableNFTables": false, `, ruleset.Facts{Drops: drops}},
+		{"the host drops forwarded packets, and iptables is not installed", "", ruleset.Facts{Drops: drops}},
+		{
+			"rules in nftables, and the host drops forwarded packets in iptables", `"EnableNFTables": true, `,
+			ruleset.Facts{Drops: drops, Programs: programs},
+		},
+	} {
+		m := mistake{what: c.what, given: `{` + c.given + `"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}`}
+		withNode(t, m.given, uplink.Wish{}, func(_ *memory.Server, kernel *fake.Kernel, status func() network.Status) {
+			kernel.SetFirewall(c.host)
+			for range 3 {
+				status() // until the host was looked at again
+			}
+			st := status()
+			if !st.Ready || st.Rules.Warning == "" {
+				t.Fatalf("%s: not ready, or no mistake: %v %+v", m.what, st.Reasons, st.Rules)
+			}
+			m.answer = st.Rules.Warning
+		})
+		all = append(all, m)
 	}
 	return all
 }

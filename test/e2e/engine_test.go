@@ -53,6 +53,18 @@ func (c *cluster) env(k kind) []string {
 	return []string{"PATH=" + dir + ":" + os.Getenv("PATH"), c.lock()}
 }
 
+// noPrograms stands for a host without iptables: no program of that name works.
+func (c *cluster) noPrograms() []string {
+	c.t.Helper()
+	dir := c.t.TempDir()
+	for _, name := range []string{"iptables", "iptables-nft", "iptables-legacy"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\nexit 127\n"), 0o700); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	return []string{"PATH=" + dir, c.lock()}
+}
+
 func (c *cluster) lock() string {
 	return "XTABLES_LOCKFILE=" + filepath.Join(c.Nodes[0].Dir, "xtables.lock")
 }
@@ -253,7 +265,8 @@ func (c *cluster) only(node int, engine string) {
 
 // TestEnginesAreSwitched: after flannel in either engine, after a restart with
 // another configuration and under a configuration that is edited, there are the
-// rules of one engine, and no new flow goes without its masquerade.
+// rules of one engine, and no new flow goes without its masquerade. So it is too
+// where there is no program of iptables any more, as in another image.
 func TestEnginesAreSwitched(t *testing.T) {
 	c := newCluster(t, 2, underlay4, underlay6)
 	all := kinds(t, c)
@@ -288,6 +301,14 @@ func TestEnginesAreSwitched(t *testing.T) {
 		d.awaitEngine("iptables-"+string(k), "EnableNFTables is false")
 		d.awaitPlanEmpty()
 	}
+	d.stop()
+	d.env = c.noPrograms()
+	d.start().awaitEngine("nftables", "there is no program of iptables")
+	if s := d.awaitReady(1); !strings.Contains(s.Rules.Warning, "install the package iptables, or set it to true") {
+		t.Errorf("rules: %+v", s.Rules)
+	}
+	d.awaitPlanEmpty()
+	c.only(1, "nftables")
 	for family, f := range flows {
 		f.all(c.Nodes[1].Addrs[family])
 	}
