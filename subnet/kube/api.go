@@ -46,6 +46,7 @@ func newAPI(c *rest.Config) (*api, error) {
 	c.UserAgent = "weftd/" + version.Short()
 	c.QPS = -1 // who repeats a request waits longer each time
 	c.WarningHandler = rest.NoWarnings{}
+	c.Dial = dialer().DialContext
 	rereadToken(c)
 	client, err := rest.HTTPClientFor(c)
 	if err != nil {
@@ -66,6 +67,16 @@ func rereadToken(c *rest.Config) {
 	}
 	c.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedFileTokenSource(c.BearerTokenFile)))
 	c.BearerToken, c.BearerTokenFile = "", ""
+}
+
+// dialer gives up on a host that doesn't answer before the kernel would wait
+// for long between two tries, and leaves a connection whose other end is silent
+// after ten seconds: HTTP/2 as the client has it would take 45.
+func dialer() *net.Dialer {
+	return &net.Dialer{
+		Timeout:         2 * time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: time.Second, Count: 5},
+	}
 }
 
 // begin turns the client's own retries off: we have ours, and say so.

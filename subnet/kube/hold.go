@@ -131,12 +131,12 @@ func (s *Store) SetNetworkAvailable(ctx context.Context, ready bool, reason stri
 	if have, known := s.heard(name); known && have == want {
 		return nil
 	}
-	for try := 0; ; try++ {
+	for pace := (pacer{}); ; {
 		err := s.setCondition(ctx, name, want)
 		if !apierrors.IsConflict(err) || ctx.Err() != nil {
 			return err
 		}
-		if err := pause(ctx, try); err != nil {
+		if err := sleep(ctx, pace.next(err, 0)); err != nil {
 			return err
 		}
 	}

@@ -98,7 +98,7 @@ type follower struct {
 	synced bool             // the view is whole, and the watch can go on from revision
 	since  int64            // what was heard last
 	fresh  map[string]*node // what the stream gave so far, until it is whole
-	tries  int              // in a row that came to nothing
+	pace   pacer
 }
 
 // errRestored is a store that went back in time.
@@ -112,13 +112,14 @@ var (
 )
 
 func (f *follower) run(ctx context.Context) {
-	for ; ; f.tries++ {
+	for {
+		began := time.Now()
 		err := f.round(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case f.stream && !f.synced && refusesStream(err):
-			f.stream, f.tries = false, -1
+			f.stream = false
 			continue
 		case expired(err):
 			if !f.synced || tooNew(err) {
@@ -132,7 +133,11 @@ func (f *follower) run(ctx context.Context) {
 		default:
 			f.out.begin(err)
 		}
-		if pause(ctx, f.tries) != nil {
+		d := f.pace.next(err, time.Since(began))
+		if !f.synced {
+			d += f.spread()
+		}
+		if sleep(ctx, d) != nil {
 			return
 		}
 	}
@@ -175,7 +180,7 @@ func (f *follower) round(ctx context.Context) error {
 			ended = errEnded
 			f.out.end()
 		case <-alive.C:
-			ended, f.tries = errEnded, 0
+			ended, f.pace = errEnded, pacer{}
 			f.out.end()
 		case <-ctx.Done():
 			return ctx.Err()
@@ -183,8 +188,16 @@ func (f *follower) round(ctx context.Context) error {
 	}
 }
 
+// spread is a moment of the time in which the nodes of this cluster read all
+// Nodes anew.
+func (f *follower) spread() time.Duration {
+	known := 0
+	f.h.look(func(v *view) { known = len(v.nodes) })
+	return rand.N(1 + time.Duration(known)*spreadOne)
+}
+
 func (f *follower) whole(all map[string]*node, revision int64) {
-	f.synced, f.since, f.fresh, f.tries = true, revision, nil, 0
+	f.synced, f.since, f.fresh, f.pace = true, revision, nil, pacer{}
 	f.h.update(func(v *view) bool { return v.replace(all, revision) })
 }
 
@@ -205,7 +218,7 @@ func (f *follower) take(e watch.Event) error {
 		return errRestored
 	}
 	if f.synced {
-		f.since, f.tries = n.revision, 0
+		f.since, f.pace = n.revision, pacer{}
 		f.h.update(func(v *view) bool { return change(v, e.Type, n) })
 		return nil
 	}
@@ -231,20 +244,6 @@ func change(v *view, event watch.EventType, n *node) (changed bool) {
 		return false
 	default:
 		return v.put(n)
-	}
-}
-
-// pause waits before try n (from 0): up to twice as long each time, and at
-// random so that the nodes of a cluster don't come as one.
-func pause(ctx context.Context, n int) error {
-	d := min(waitFirst<<min(max(n, 0), 16), waitLongest)
-	t := time.NewTimer(d/2 + rand.N(d/2))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
 	}
 }
 

@@ -174,8 +174,6 @@ func (s *Store) Self() (last subnet.Lease, public []netip.Addr) {
 }
 
 const (
-	waitFirst      = 100 * time.Millisecond
-	waitLongest    = 10 * time.Second
 	requestTimeout = 15 * time.Second // one request; then the next try
 	listTimeout    = 2 * time.Minute  // one list of all Nodes, tens of megabytes in a large cluster
 )

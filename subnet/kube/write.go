@@ -148,8 +148,8 @@ func (s *Store) overwritten(n *node, a *announcing) (map[string]string, error) {
 // write makes a Node say what decide wants it to. What others write at the
 // same time is a conflict, and decided upon anew.
 func (s *Store) write(ctx context.Context, name string, decide func(*node) (announcing, error)) (subnet.Lease, error) {
-	began := time.Now()
-	for try := 0; ; try++ {
+	began, pace := time.Now(), pacer{}
+	for {
 		n, err := s.get(ctx, name)
 		if err == nil {
 			var l subnet.Lease
@@ -172,9 +172,9 @@ func (s *Store) write(ctx context.Context, name string, decide func(*node) (anno
 			return subnet.Lease{}, err
 		}
 		if apierrors.IsConflict(err) {
-			try = -1 // the server is well, and who was first is done
+			pace = pacer{} // the server is well, and who was first is done
 		}
-		if err := pause(ctx, try); err != nil {
+		if err := sleep(ctx, pace.next(err, 0)); err != nil {
 			return subnet.Lease{}, err
 		}
 	}
