@@ -32,8 +32,8 @@ export CGO_ENABLED := 0
 
 E2E_KUBE := bin/e2e-kube
 # Debian's packages of what runs containers, unpacked and not installed.
-E2E_DEBS := containerd runc containernetworking-plugins busybox-static
-E2E_TOOLS := nftables conntrack util-linux iproute2 curl netcat-openbsd bind9-dnsutils
+E2E_DEBS := containerd runc containernetworking-plugins
+E2E_TOOLS := busybox nftables conntrack util-linux iproute2 curl wget netcat-openbsd bind9-dnsutils
 E2E_FLAGS ?=
 
 .PHONY: help build image e2e-kube e2e-kube-build test test-kube test-tools verify race fuzz e2e soak chaos demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
@@ -101,14 +101,17 @@ e2e-kube: needs e2e-kube-build ## a real Kubernetes of three nodes, as root: eve
 # Without -trimpath, so that the packages that the other tests have compiled
 # already are taken from the cache.
 e2e-kube-build: $(E2E_KUBE)/debian
-	@for p in nft conntrack nsenter ip curl nc dig; do command -v $$p >/dev/null || missing=1; done; \
+	@for p in busybox nft conntrack nsenter ip curl wget nc dig; do command -v $$p >/dev/null || missing=1; done; \
 	[ -z "$$missing" ] || { echo "installing $(E2E_TOOLS)"; \
 	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
 	  $(E2E_TOOLS); } >/dev/null; }
 	@echo "building Kubernetes, CoreDNS and the tests (once; cold it takes minutes)"
-	@cd test/cluster && go build -ldflags '-s -w' -o ../../$(E2E_KUBE)/ ./cmd/... k8s.io/kubernetes/test/images/agnhost
-	@cd test/cluster && go test -vet=off -ldflags '-s -w' -c -o ../../$(E2E_KUBE)/signetwork ./signetwork
+	@cd test/cluster && go build -ldflags '-s -w' -o ../../$(E2E_KUBE)/ ./cmd/... \
+	  k8s.io/kubernetes/test/images/agnhost k8s.io/kubernetes/test/images/regression-issue-74839 \
+	  github.com/onsi/ginkgo/v2/ginkgo
+	@cd test/cluster && go test -vet=off -ldflags '-s -w' -c -o ../../$(E2E_KUBE)/signetwork.test ./signetwork
 	@cd test/cluster/coredns && go build -ldflags '-s -w' -o ../../../$(E2E_KUBE)/ .
+	@cp -f "$$(cd test/cluster && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"/test/images/agnhost/porter/localhost.* $(E2E_KUBE)/
 	@for p in etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl; do \
 	  ln -sf hyperkube $(E2E_KUBE)/$$p; done
 	@cd tools && go run ./image --version '$(VERSION)' --name weftnet/weft:edge --arches "$$(go env GOARCH)" \
@@ -119,7 +122,7 @@ $(E2E_KUBE)/debian:
 	apt-get update -q >/dev/null; apt-get download -q $(E2E_DEBS) >/dev/null; \
 	for d in *.deb; do dpkg-deb -x "$$d" root; done; \
 	cp root/usr/bin/containerd root/usr/bin/containerd-shim-runc-v2 root/usr/bin/ctr root/usr/sbin/runc \
-	  root/usr/lib/cni/loopback root/usr/lib/cni/portmap root/bin/busybox ..
+	  root/usr/lib/cni/loopback root/usr/lib/cni/portmap ..
 	@rm -rf $@.new; touch $@
 
 demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running

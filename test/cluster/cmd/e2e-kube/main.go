@@ -104,7 +104,7 @@ func (o options) inside(ctx context.Context, box sandbox.Box, out io.Writer) err
 			fmt.Fprintf(out, "all pods run after %s\n", time.Since(start).Round(100*time.Millisecond))
 			err = s.Run(ctx)
 			if o.sig != "" {
-				err = errors.Join(err, s.SIGNetwork(ctx, filepath.Join(o.bin, "signetwork"), box.Dir, o.sig))
+				err = errors.Join(err, s.SIGNetwork(ctx, o.bin, o.sig))
 			}
 		}
 	}
