@@ -166,6 +166,18 @@ func (a *api) list(ctx context.Context, t trimmer, since int64) (map[string]*nod
 	}
 }
 
+// revision is that of the store now. A list of one Node tells it.
+func (a *api) revision(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var got corev1.NodeList
+	opts := metav1.ListOptions{Limit: 1}
+	if err := begin(a.rest.Get()).Resource("nodes").VersionedParams(&opts, a.params).Do(ctx).Into(&got); err != nil {
+		return 0, fmt.Errorf("list nodes: %w", err)
+	}
+	return revisionOf(got.ResourceVersion)
+}
+
 // watch follows the Nodes from behind a revision on. With stream, it begins
 // with all Nodes as they are now, and the server tells where that ends.
 func (a *api) watch(ctx context.Context, since int64, stream bool, life time.Duration) (watch.Interface, error) {

@@ -403,13 +403,11 @@ func TestWatchGoesOn(t *testing.T) {
 			c.Forget()
 			back()
 		},
-		"over a restored store": func(t *testing.T, c *cluster, back func()) {
+		"over a restored store": func(_ *testing.T, c *cluster, back func()) {
 			c.Delete("node-2")
 			c.join("node-3", "10.9.3.0/24", "192.0.2.3")
 			c.Restore(50)
 			back()
-			eventually(t, "the watch to be there again", func() bool { return c.Streams() == 1 })
-			c.Bookmark()
 		},
 		"over a missing verb": func(_ *testing.T, c *cluster, back func()) {
 			c.Refuse("watch nodes", http.StatusForbidden)
@@ -443,6 +441,26 @@ func TestWatchGoesOn(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Whoever is asked for time gives it.
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	s, door := c.open(t)
+	c.join("node-2", "10.9.2.0/24", "192.0.2.2")
+	next := watched(t, s)
+	next("the first", has("node-2"))
+	before, began := c.Counts()["watch nodes"], time.Now()
+	c.Refuse("watch nodes", http.StatusTooManyRequests)
+	door.Break()
+	eventually(t, "a refusal", func() bool { return c.Counts()["watch nodes"] > before })
+	c.Refuse("watch nodes", 0)
+	c.join("node-3", "10.9.3.0/24", "192.0.2.3")
+	next("what came meanwhile", has("node-3"))
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("asked again within %s, want a second at least", took)
 	}
 }
 

@@ -98,6 +98,8 @@ type follower struct {
 	synced bool             // the view is whole, and the watch can go on from revision
 	since  int64            // what was heard last
 	fresh  map[string]*node // what the stream gave so far, until it is whole
+	until  time.Time        // when the server shall end the watch
+	away   bool             // it was broken before that, so that the server may be another now
 	pace   pacer
 }
 
@@ -130,7 +132,9 @@ func (f *follower) run(ctx context.Context) {
 			f.synced, f.since = false, 0
 			f.h.s.log.Warn(err.Error())
 		case errors.Is(err, errEnded):
+			f.away = time.Now().Before(f.until)
 		default:
+			f.away = true
 			f.out.begin(err)
 		}
 		d := f.pace.next(err, time.Since(began))
@@ -154,10 +158,17 @@ func (f *follower) round(ctx context.Context) error {
 		}
 		f.whole(all, revision)
 	}
+	if f.synced && f.away {
+		if err := f.compare(ctx); err != nil {
+			return err
+		}
+	}
+	f.away = false
 	stream := !f.synced
 	f.fresh = map[string]*node{}
 	// All nodes shall not come back at once.
 	life := 5*time.Minute + rand.N(5*time.Minute)
+	f.until = time.Now().Add(life)
 	w, err := f.api.watch(ctx, f.since, stream, life)
 	if err != nil {
 		return err
@@ -186,6 +197,16 @@ func (f *follower) round(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// compare tells a store that went back in time: a watch from a revision that is
+// still to come would hear nothing until then, or until the next bookmark.
+func (f *follower) compare(ctx context.Context) error {
+	now, err := f.api.revision(ctx)
+	if err == nil && now < f.since {
+		err = errRestored
+	}
+	return err
 }
 
 // spread is a moment of the time in which the nodes of this cluster read all

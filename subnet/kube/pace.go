@@ -17,7 +17,7 @@ const (
 	waitGone = 1500 * time.Millisecond
 	// waitLongest is it while the server is well, and refuses us.
 	waitLongest = 10 * time.Second
-	waitBusy    = time.Second // at least, when the server has too much to do
+	waitBusy    = time.Second // at least about, when the server has too much to do
 	waitAsked   = time.Minute // the longest that a server may ask us to wait
 	// spreadOne is by how much one more Node lengthens the time in which the
 	// nodes of a cluster read all Nodes anew, which is what costs a server.
@@ -42,10 +42,12 @@ func (p *pacer) next(err error, took time.Duration) time.Duration {
 	}
 	d := min(waitFirst<<min(p.tries, 16), longest)
 	p.tries++
-	seconds, asked := apierrors.SuggestsClientDelay(err)
-	if asked || apierrors.IsTooManyRequests(err) {
-		d = max(d, waitBusy, min(time.Duration(seconds)*time.Second, waitAsked))
+	if seconds, asked := apierrors.SuggestsClientDelay(err); asked {
+		d = max(waitBusy, min(time.Duration(seconds)*time.Second, waitAsked))
 		return d + rand.N(d) // never sooner than asked
+	}
+	if apierrors.IsTooManyRequests(err) {
+		d = max(d, waitBusy)
 	}
 	d = d/2 + rand.N(d/2)
 	if p.unwell {

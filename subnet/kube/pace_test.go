@@ -29,8 +29,8 @@ func TestPace(t *testing.T) {
 		"an error of its own":  {answer(http.StatusInternalServerError, 0), 0, [2]int{50, 100}, [2]int{750, 1500}},
 		"asks for time":        {answer(http.StatusServiceUnavailable, 5), 0, [2]int{5000, 10000}, [2]int{5000, 10000}},
 		"asks for a day":       {answer(http.StatusServiceUnavailable, 86400), 0, [2]int{60000, 120000}, [2]int{60000, 120000}},
-		"too busy":             {answer(http.StatusTooManyRequests, 0), 0, [2]int{1000, 2000}, [2]int{10000, 20000}},
-		"too busy, and asks":   {answer(http.StatusTooManyRequests, 3), 0, [2]int{3000, 6000}, [2]int{10000, 20000}},
+		"too busy":             {answer(http.StatusTooManyRequests, 0), 0, [2]int{500, 1000}, [2]int{5000, 10000}},
+		"too busy, and asks":   {answer(http.StatusTooManyRequests, 3), 0, [2]int{3000, 6000}, [2]int{3000, 6000}},
 		"refuses us":           {answer(http.StatusForbidden, 0), 0, [2]int{50, 100}, [2]int{5000, 10000}},
 		"a watch that expired": {apierrors.NewResourceExpired("too old"), time.Minute, [2]int{50, 100}, [2]int{5000, 10000}},
 	} {

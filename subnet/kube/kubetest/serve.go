@@ -64,6 +64,7 @@ type failure struct {
 	reason  metav1.StatusReason
 	message string
 	cause   metav1.CauseType
+	retry   int // seconds after which to ask again; 0 says nothing
 }
 
 func (f *failure) Error() string { return f.message }
@@ -72,6 +73,9 @@ func (f *failure) status() *metav1.Status {
 	out := &metav1.Status{Status: metav1.StatusFailure, Code: int32(f.code), Reason: f.reason, Message: f.message}
 	if f.cause != "" {
 		out.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: f.cause, Message: f.message}}}
+	}
+	if f.retry > 0 {
+		out.Details = &metav1.StatusDetails{RetryAfterSeconds: int32(f.retry)}
 	}
 	return out
 }
@@ -140,6 +144,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	code := http.StatusOK
 	if bad := (*failure)(nil); errors.As(err, &bad) {
 		code, out = bad.code, bad.status()
+		if bad.retry > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(bad.retry))
+		}
 	} else if err != nil {
 		code = http.StatusBadRequest
 		out = (&failure{code: code, reason: metav1.StatusReasonBadRequest, message: err.Error()}).status()
@@ -169,6 +176,8 @@ func (s *Server) admit(q request) error {
 			q.resource, q.verb, q.resource)
 	case http.StatusUnauthorized:
 		return fail(code, metav1.StatusReasonUnauthorized, "Unauthorized")
+	case http.StatusTooManyRequests:
+		return &failure{code: code, reason: metav1.StatusReasonTooManyRequests, message: "too many requests", retry: 1}
 	default:
 		return fail(code, metav1.StatusReasonInternalError, "the server is not well")
 	}
@@ -204,12 +213,17 @@ func (s *Server) list(q request) (runtime.Object, error) {
 	since, _ := strconv.ParseInt(q.query.Get("resourceVersion"), 10, 64)
 	if since > s.revision {
 		return nil, &failure{
-			http.StatusGatewayTimeout, metav1.StatusReasonTimeout, "Too large resource version",
-			metav1.CauseTypeResourceVersionTooLarge,
+			code: http.StatusGatewayTimeout, reason: metav1.StatusReasonTimeout, message: "Too large resource version",
+			cause: metav1.CauseTypeResourceVersionTooLarge,
 		}
 	}
 	out := &corev1.NodeList{ListMeta: metav1.ListMeta{ResourceVersion: fmt.Sprint(s.revision)}}
+	limit, _ := strconv.Atoi(q.query.Get("limit"))
 	for _, n := range s.nodes {
+		if limit > 0 && len(out.Items) == limit {
+			out.Continue = "more" // which nobody asks for
+			break
+		}
 		out.Items = append(out.Items, *n)
 	}
 	return out, nil

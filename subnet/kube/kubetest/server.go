@@ -257,8 +257,8 @@ func (s *Server) Modes(stream, protobuf bool) {
 	s.update(func() { s.noStream, s.jsonOnly = !stream, !protobuf })
 }
 
-// Refuse answers requests such as "patch nodes/status" with a status code; 0
-// ends that.
+// Refuse answers requests such as "patch nodes/status" with a status code, 429
+// with Retry-After: 1; 0 ends that.
 func (s *Server) Refuse(what string, code int) {
 	s.update(func() { s.refused[what] = code })
 }
