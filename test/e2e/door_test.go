@@ -12,37 +12,55 @@ import (
 	"time"
 )
 
-// slowDoor stands before the store: what goes through it may take its time, and
-// connections may be cut.
+// slowDoor stands before a port outside, the store's: what goes through it may
+// take its time, and connections may be cut.
 type slowDoor struct {
 	c        *cluster
-	listener net.Listener
+	at, to   netip.AddrPort
+	listener net.Listener // of an open door
 	delay    atomic.Int64
+	frozen   sync.RWMutex // who writes holds it to read
 	done     sync.WaitGroup
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
 }
 
-const doorPort = 2378
-
-func newSlowDoor(t *testing.T, c *cluster) *slowDoor {
+func newSlowDoor(t *testing.T, c *cluster, at, to uint16) *slowDoor {
 	t.Helper()
-	d := &slowDoor{c: c, conns: map[net.Conn]bool{}}
-	var err error
-	if d.listener, err = c.Outside.Listen(netip.AddrPortFrom(c.Outside.Addrs[0], doorPort)); err != nil {
-		t.Fatal(err)
+	outside := c.Outside.Addrs[0]
+	d := &slowDoor{
+		c: c, at: netip.AddrPortFrom(outside, at), to: netip.AddrPortFrom(outside, to), conns: map[net.Conn]bool{},
 	}
-	d.done.Go(d.serve)
+	d.open()
 	t.Cleanup(func() {
-		_ = d.listener.Close()
-		d.cut()
+		d.shut()
 		d.done.Wait()
 	})
 	return d
 }
 
-func (d *slowDoor) url() string { return "http://" + d.listener.Addr().String() }
+func (d *slowDoor) url() string { return "http://" + d.at.String() }
+
+// open lets connections in.
+func (d *slowDoor) open() {
+	var err error
+	if d.listener, err = d.c.Outside.Listen(d.at); err != nil {
+		d.c.t.Fatal(err)
+	}
+	d.done.Go(func() { d.serve(d.listener) })
+}
+
+// shut ends all connections, and new ones are refused.
+func (d *slowDoor) shut() {
+	_ = d.listener.Close()
+	d.cut()
+}
+
+// freeze keeps what comes until thaw.
+func (d *slowDoor) freeze() { d.frozen.Lock() }
+
+func (d *slowDoor) thaw() { d.frozen.Unlock() }
 
 // slow makes each answer, and each question, take so long from now on.
 func (d *slowDoor) slow(by time.Duration) { d.delay.Store(int64(by)) }
@@ -56,9 +74,9 @@ func (d *slowDoor) cut() {
 	}
 }
 
-func (d *slowDoor) serve() {
+func (d *slowDoor) serve(l net.Listener) {
 	for {
-		client, err := d.listener.Accept()
+		client, err := l.Accept()
 		if err != nil {
 			return
 		}
@@ -70,8 +88,7 @@ func (d *slowDoor) serve() {
 func (d *slowDoor) join(client net.Conn) {
 	var server net.Conn
 	err := d.c.Outside.Do(func() (err error) {
-		to := netip.AddrPortFrom(d.c.Outside.Addrs[0], 2379).String()
-		server, err = new(net.Dialer).DialContext(context.Background(), "tcp", to)
+		server, err = new(net.Dialer).DialContext(context.Background(), "tcp", d.to.String())
 		return err
 	})
 	if err != nil {
@@ -104,6 +121,8 @@ func (d *slowDoor) carry(to io.Writer, from io.Reader) error {
 		if delay := time.Duration(d.delay.Load()); delay > 0 {
 			<-time.After(delay)
 		}
+		d.frozen.RLock()
+		d.frozen.RUnlock() //nolint:staticcheck // to wait for a thaw is all
 		if _, err := to.Write(buf[:n]); err != nil {
 			return err
 		}

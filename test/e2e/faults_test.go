@@ -27,11 +27,26 @@ type storeFault struct {
 // faults is a cluster with a store of its own, and traffic.
 type faults struct {
 	*cluster
-	t       *testing.T
-	door    *slowDoor
+	underTraffic
+	t      *testing.T
+	door   *slowDoor
+	probes int
+}
+
+// underTraffic is what goes on while a store fails.
+type underTraffic struct {
 	daemons []*daemon
 	streams []*stream
-	probes  int
+}
+
+// flow lets a pod of the second node and one of the third talk to each other.
+func (u *underTraffic) flow(t *testing.T, c *cluster) {
+	t.Helper()
+	here, there := c.pod(c.Nodes[1], "a"), c.pod(c.Nodes[2], "a")
+	for i := range here.Addrs {
+		u.streams = append(u.streams, startStream(t, &here.Namespace, &there.Namespace, there.Addrs[i]),
+			startStream(t, &there.Namespace, &here.Namespace, here.Addrs[i]))
+	}
 }
 
 // TestStoreFaults does to the store what operators fear, while pods talk to each
@@ -52,48 +67,55 @@ func TestStoreFaults(t *testing.T) {
 func newFaults(t *testing.T) *faults {
 	f := &faults{cluster: newCluster(t, 3, underlay4, underlay6), t: t}
 	f.newStore(dualConfig(`{"Type":"vxlan"}`))
-	f.door = newSlowDoor(t, f.cluster)
+	f.door = newSlowDoor(t, f.cluster, 2378, 2379)
 	for i := range f.Nodes {
 		f.daemons = append(f.daemons, f.daemon(i, "--etcd-endpoints", f.door.url()).start())
 	}
 	for _, d := range f.daemons {
 		d.awaitReady(2)
 	}
-	here, there := f.pod(f.Nodes[1], "a"), f.pod(f.Nodes[2], "a")
-	for i := range here.Addrs {
-		f.streams = append(f.streams, startStream(t, &here.Namespace, &there.Namespace, there.Addrs[i]),
-			startStream(t, &there.Namespace, &here.Namespace, here.Addrs[i]))
-	}
+	f.flow(t, f.cluster)
 	return f
 }
 
 func (f *faults) endure(t *testing.T, fault storeFault) {
-	before := missing(f.streams)
-	fault.begin(f)
-	if fault.lasts > 0 {
-		f.daemons[0].after(fault.lasts)
-	}
-	if fault.end != nil {
-		fault.end(f)
-	}
-	eventually(t, 20*time.Second, func() error {
-		_, err := f.store.try("get", "/coreos.com/network/config")
-		return err
-	})
-	took := f.probe(t)
-	for _, d := range f.daemons {
+	f.underTraffic.endure(t, 0, fault.lossy, func() {
+		fault.begin(f)
+		if fault.lasts > 0 {
+			f.daemons[0].after(fault.lasts)
+		}
+		if fault.end != nil {
+			fault.end(f)
+		}
+		eventually(t, 20*time.Second, func() error {
+			_, err := f.store.try("get", "/coreos.com/network/config")
+			return err
+		})
+	}, f.probe)
+}
+
+// endure goes through a fault, and tells by a probe when all nodes follow the
+// store again. It may have asked them to wait.
+func (u *underTraffic) endure(
+	t *testing.T, asked time.Duration, lossy bool, fault func(), probe func(*testing.T) time.Duration,
+) {
+	t.Helper()
+	before := missing(u.streams)
+	fault()
+	took := probe(t)
+	for _, d := range u.daemons {
 		d.awaitReady(2)
 	}
-	watch(t, 200, f.streams...) // packets flow
+	watch(t, 200, u.streams...) // packets flow
 	eventually(t, 2*time.Second, func() error {
-		if lost := missing(f.streams) - before; lost > 0 && !fault.lossy {
+		if lost := missing(u.streams) - before; lost > 0 && !lossy {
 			return fmt.Errorf("%d packets lost", lost)
 		}
 		return nil
 	})
-	t.Logf("all nodes follow %s after the store is back; %d packets missing", took, max(0, missing(f.streams)-before))
-	if took > backAgain {
-		t.Errorf("all nodes follow %s after the store is back, want at most %s", took, backAgain)
+	t.Logf("all nodes follow %s after the store is back; %d packets missing", took, max(0, missing(u.streams)-before))
+	if most := backAgain + asked; took > most {
+		t.Errorf("all nodes follow %s after the store is back, want at most %s", took, most)
 	}
 }
 
@@ -110,25 +132,28 @@ func (f *faults) probe(t *testing.T) (took time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := func(want bool) error {
-		for i := range f.Nodes {
-			way, err := f.way(i, netip.MustParsePrefix(subnet))
-			if err != nil {
-				return err
-			}
-			if (way != "") != want {
-				return fmt.Errorf("node %d has %q to the probe, want it there: %v", i+1, way, want)
-			}
-		}
-		return nil
-	}
-	eventually(t, 30*time.Second, func() error { return all(true) })
+	to := netip.MustParsePrefix(subnet)
+	eventually(t, 30*time.Second, func() error { return f.allRoute(to, true) })
 	took = time.Since(began).Round(time.Millisecond)
 	if _, err := f.store.try("del", key); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() error { return all(false) }) // a doubt takes 30 s
+	eventually(t, time.Minute, func() error { return f.allRoute(to, false) }) // a doubt takes 30 s
 	return took
+}
+
+// allRoute wants every node to have a route to a subnet, or none.
+func (c *cluster) allRoute(subnet netip.Prefix, want bool) error {
+	for i := range c.Nodes {
+		way, err := c.way(i, subnet)
+		if err != nil {
+			return err
+		}
+		if (way != "") != want {
+			return fmt.Errorf("node %d has %q to the probe, want it there: %v", i+1, way, want)
+		}
+	}
+	return nil
 }
 
 func (f *faults) all() []storeFault {
@@ -311,10 +336,10 @@ func (f *faults) startDamaged() {
 	f.daemons[1].start().awaitLog("saved state is left out", path, "checksum")
 }
 
-// saved waits until the disk has all leases.
-func (f *faults) saved() {
-	eventually(f.t, 15*time.Second, func() error {
-		return savedLeases(filepath.Join(f.Nodes[1].Dir, "state", "snapshot.json"), 2*len(f.Nodes))
+// saved waits until the disk has the leases of both families of all nodes.
+func (c *cluster) saved() {
+	eventually(c.t, 15*time.Second, func() error {
+		return savedLeases(filepath.Join(c.Nodes[1].Dir, "state", "snapshot.json"), 2*len(c.Nodes))
 	})
 }
 
