@@ -19,7 +19,7 @@ PEER_BIN ?= /opt/cni/bin
 STEPS ?= 1000000
 MINUTES ?= 5
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
-  -run '^Test(Disturbances|Fight|RestartUnderTraffic|EndsPromptly|StoreFaults)$$' ./test/e2e
+  -run '^Test(Disturbances|EngineDisturbances|Fight|RestartUnderTraffic|EndsPromptly|StoreFaults)$$' ./test/e2e
 LINT := bin/golangci-lint
 IMAGE ?= weftnet/weft:edge
 ARCHES ?= amd64,arm64
@@ -92,8 +92,8 @@ soak: needs ## the same 50 times, 50 restarts of each kind, a million steps with
 	  ./pkg/cniplugin
 	@WEFT_STEPS=$(STEPS) go test -count=1 -v -timeout 60m -run '^TestOrdeal$$' ./pkg/dataplane/reconcile
 
-chaos: needs ## six nodes, everything at once for MINUTES=5; SEED= repeats a run
-	@WEFT_CHAOS_SEED=$(SEED) WEFT_CHAOS_MINUTES=$(MINUTES) go test -count=1 -v -timeout 60m -run '^TestChaos$$' ./test/e2e
+chaos: needs ## six nodes, everything at once for MINUTES=5; SEED= repeats a run, PEERS=2000 has so many more leases
+	@WEFT_CHAOS_SEED=$(SEED) WEFT_CHAOS_MINUTES=$(MINUTES) WEFT_CHAOS_PEERS=$(PEERS) go test -count=1 -v -timeout 60m -run '^TestChaos$$' ./test/e2e
 
 e2e-kube: needs e2e-kube-build ## a real Kubernetes of three nodes, as root: every property of it, and sig-network's own cases
 	@$(E2E_KUBE)/e2e-kube $(E2E_FLAGS)

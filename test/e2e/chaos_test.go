@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -32,7 +33,9 @@ const (
 // not touched, that all pods reach each other, and that no packet was lost but
 // where somebody had just broken the path of that very node.
 //
-//	make chaos SEED=… MINUTES=…
+// With PEERS=2000 there are so many others in the store beside the six.
+//
+//	make chaos SEED=… MINUTES=… PEERS=…
 func TestChaos(t *testing.T) {
 	seed, length := uint64(time.Now().UnixNano()), 15*time.Second
 	if text := os.Getenv("WEFT_CHAOS_SEED"); text != "" {
@@ -49,12 +52,21 @@ func TestChaos(t *testing.T) {
 		}
 		length = time.Duration(n * float64(time.Minute))
 	}
-	x := newChaos(t)
+	crowd := 0
+	if text := os.Getenv("WEFT_CHAOS_PEERS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 || n > maxCrowd {
+			t.Fatalf("WEFT_CHAOS_PEERS=%q: want a number of at most %d", text, maxCrowd)
+		}
+		crowd = n
+	}
+	x := newChaos(t, crowd)
 	steps := schedule(seed, x.lanes(), length)
-	t.Logf("make chaos SEED=%d MINUTES=%.2f: %d steps", seed, length.Minutes(), len(steps))
+	command := fmt.Sprintf("make chaos SEED=%d MINUTES=%.2f PEERS=%d", seed, length.Minutes(), crowd)
+	t.Logf("%s: %d steps", command, len(steps))
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("what happened, make chaos SEED=%d MINUTES=%.2f:\n%s", seed, length.Minutes(), strings.Join(x.told, "\n"))
+			t.Logf("what happened, %s:\n%s", command, strings.Join(x.told, "\n"))
 		}
 	})
 	meters := x.startMeters()
@@ -67,6 +79,7 @@ func TestChaos(t *testing.T) {
 type chaos struct {
 	*cluster
 	t       *testing.T
+	crowd   int // leases of nodes that are only told of
 	daemons []*daemon
 	mirrors []*mirror
 	pods    []*topology.Pod
@@ -79,17 +92,25 @@ type chaos struct {
 	count   map[string]int
 }
 
-func newChaos(t *testing.T) *chaos {
-	x := &chaos{cluster: newCluster(t, chaosNodes, underlay4, underlay6), t: t, count: map[string]int{}}
-	x.newStore(`{"EnableNFTables":true,"EnableIPv6":true,"Network":"10.42.0.0/16","IPv6Network":"fd00:42::/48",` +
-		`"SubnetMin":"10.42.1.0","SubnetMax":"10.42.199.0","IPv6SubnetMin":"fd00:42:0:1000::","Backend":{"Type":"vxlan"}}`)
+// maxCrowd leases have a place in the network beside those of the nodes.
+const maxCrowd = 4096
+
+func newChaos(t *testing.T, crowd int) *chaos {
+	x := &chaos{
+		cluster: newCluster(t, chaosNodes, underlay4, underlay6), t: t, crowd: crowd, count: map[string]int{},
+	}
+	x.newStore(`{"EnableNFTables":true,"EnableIPv6":true,"Network":"10.32.0.0/11","SubnetLen":24,"IPv6Network":"fd00:42::/48",` +
+		`"SubnetMin":"10.42.1.0","SubnetMax":"10.42.199.0","IPv6SubnetMin":"fd00:42:0:1000::",` +
+		`"IPv6SubnetMax":"fd00:42:0:7fff::","Backend":{"Type":"vxlan"}}`)
+	x.putLeases(crowd, crowdLease)
 	for i, n := range x.Nodes {
 		x.daemons = append(x.daemons, x.daemon(i).start())
 		x.mirrors = append(x.mirrors, newMirror(t, n))
+		x.mirrors[i].network = netip.MustParsePrefix("10.32.0.0/11")
 		x.seedForeign(i)
 	}
 	for i, d := range x.daemons {
-		d.awaitReady(chaosNodes - 1)
+		d.awaitReady(chaosNodes - 1 + crowd)
 		x.pods = append(x.pods, x.pod(x.Nodes[i], "a"))
 	}
 	for i, d := range x.daemons {
@@ -197,7 +218,7 @@ func (x *chaos) settle() {
 		x.t.Logf("node %d: %d routes of others stood where a route of ours belongs, and were taken away", i+1, x.dismiss(i))
 		eventually(x.t, patience, func() error {
 			s, err := d.status()
-			if err == nil && (!s.Ready || s.Peers != chaosNodes-1) {
+			if err == nil && (!s.Ready || s.Peers != chaosNodes-1+x.crowd) {
 				err = fmt.Errorf("node %d: ready %v %v, %d peers", i+1, s.Ready, s.Reasons, s.Peers)
 			}
 			if err == nil {

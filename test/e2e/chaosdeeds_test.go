@@ -165,7 +165,8 @@ func (x *chaos) toStore(s step) func() {
 		for i := range quietFrom {
 			x.broken[i] = append(x.broken[i], window{time.Now(), time.Now()})
 		}
-		x.order("del", "--prefix", subnetsPrefix+"10.42.")
+		x.order("del", "--prefix", subnetsPrefix)
+		return func() { x.putLeases(x.crowd, crowdLease) } // those have no owners who could
 	case "lease deleted", "lease revoked":
 		return x.takeLease(s, node)
 	case "hostile leases":
@@ -277,6 +278,15 @@ func (x *chaos) peers(n int) map[string]string {
 			220+i, 0x220+i, i, i)
 	}
 	return out
+}
+
+// crowdLease is one of the leases that a cluster has beside those of the nodes.
+func crowdLease(i int) (key, value string) {
+	hi, lo := i/256, i%256
+	return fmt.Sprintf("10.%d.%d.0-24&fd00:42:0:%x::-64", 43+hi, lo, 0x8000+i), fmt.Sprintf(
+		`{"PublicIP":"172.16.%d.%d","PublicIPv6":"fd78::%x","BackendType":"vxlan",`+
+			`"BackendData":{"VNI":1,"VtepMAC":"02:00:04:01:%02x:%02x"},"BackendV6Data":{"VNI":1,"VtepMAC":"02:00:06:01:%02x:%02x"}}`,
+		hi, lo, i, hi, lo, hi, lo)
 }
 
 // toUnderlay changes a node's way to the others.

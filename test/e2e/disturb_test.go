@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/pkg/topology"
 )
 
 const (
@@ -51,32 +52,49 @@ func TestDisturbances(t *testing.T) {
 		d.awaitReady(2)
 		d.awaitPlanEmpty()
 	}
-	d := daemons[1]
-	from, to := c.pod(c.Nodes[1], "a"), c.pod(c.Nodes[2], "a")
-	m := newMirror(t, c.Nodes[1])
-	var all []disturbance
-	var streams []*stream
-	for i, addr := range to.Addrs {
-		s, err := m.side(addr, c.Outside.Addrs[i])
+	x := trial{
+		d: daemons[1], m: newMirror(t, c.Nodes[1]), from: c.pod(c.Nodes[1], "a"), to: c.pod(c.Nodes[2], "a"),
+		times: rounds(t, 5), most: tolerated,
+	}
+	for i, addr := range x.to.Addrs {
+		s, err := x.m.side(addr, c.Outside.Addrs[i])
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, s.disturbances()...)
-		streams = append(streams, startStream(t, &from.Namespace, &to.Namespace, addr))
+		x.all = append(x.all, s.disturbances()...)
 	}
-	before, err := d.status()
+	x.run(t)
+}
+
+// trial is a list of disturbances of one node, done in turns.
+type trial struct {
+	d        *daemon
+	m        *mirror
+	from, to *topology.Pod // there, and elsewhere: streams run between them
+	all      []disturbance
+	times    int
+	most     time.Duration // that a repair may take
+}
+
+// run disturbs, reports, and wants every repair in time.
+func (x *trial) run(t *testing.T) {
+	t.Helper()
+	var streams []*stream
+	for _, addr := range x.to.Addrs {
+		streams = append(streams, startStream(t, &x.from.Namespace, &x.to.Namespace, addr))
+	}
+	before, err := x.d.status()
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := rounds(t, 5)
-	results := make([]result, len(all))
+	results := make([]result, len(x.all))
 	lost := missing(streams)
 	pace := time.NewTicker(30 * time.Millisecond) // more of them at once would be a fight
 	defer pace.Stop()
-	for range n {
-		for i, one := range all {
+	for range x.times {
+		for i, one := range x.all {
 			<-pace.C
-			took := m.repaired(one)
+			took := x.m.repaired(one)
 			now := missing(streams)
 			results[i].name = one.name
 			results[i].took = append(results[i].took, took)
@@ -84,21 +102,21 @@ func TestDisturbances(t *testing.T) {
 			lost = now
 		}
 	}
-	after, err := d.status()
+	after, err := x.d.status()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if have := after.Repaired - before.Repaired; have < n*len(all) || len(after.Fights) > 0 {
-		t.Errorf("%d disturbances, %d entries repaired, fights %v", n*len(all), have, after.Fights)
+	if have := after.Repaired - before.Repaired; have < x.times*len(x.all) || len(after.Fights) > 0 {
+		t.Errorf("%d disturbances, %d entries repaired, fights %v", x.times*len(x.all), have, after.Fights)
 	}
-	d.awaitPlanEmpty()
+	x.d.awaitPlanEmpty()
 	t.Log(report(results))
 	for _, r := range results {
-		if p := r.percentile(99); p > tolerated {
-			t.Errorf("%s: repaired after %s, promised are %s", r.name, p, promised)
+		if p := r.percentile(99); p > x.most {
+			t.Errorf("%s: repaired after %s, tolerated are %s", r.name, p, x.most)
 		}
 	}
-	d.quiet()
+	x.d.quiet()
 	for _, s := range streams {
 		if have := s.finish(); have.Twice > 0 {
 			t.Errorf("stream from %s: %d packets twice", s.name, have.Twice)

@@ -27,8 +27,9 @@ type mirror struct {
 	node    *topology.Node
 	nft     *nftables.Conn
 	sysctls []*os.File
-	network netip.Prefix // another than network4; or zero
-	pods    bool         // the host's side of pods' attachments counts, too
+	network netip.Prefix             // another than network4; or zero
+	pods    bool                     // the host's side of pods' attachments counts, too
+	chains  func() ([]string, error) // reads the rules where they are not nftables'; or nil
 }
 
 // forwarding are the sysctls that weftd sets.
@@ -102,7 +103,11 @@ func (m *mirror) holds() (lines []string, err error) {
 		lines = append(lines, fmt.Sprintf("route %s via %s dev %s type %d proto %d hops %v",
 			r.Dst, r.Gw, names[r.LinkIndex], r.Type, r.Protocol, len(r.MultiPath)))
 	}
-	rules, err := m.rules()
+	chains := m.rules
+	if m.chains != nil {
+		chains = m.chains
+	}
+	rules, err := chains()
 	if err != nil {
 		return nil, err
 	}

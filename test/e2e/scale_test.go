@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -99,35 +98,40 @@ func (d *daemon) memory() (kib int) {
 	return 0
 }
 
-// fill puts leases of so many peers into the store, by transactions of etcdctl.
-// They have subnets that no node has taken.
+// fill puts leases of so many peers into the store. They have subnets that no node
+// has taken.
 func (c *cluster) fill(peers int) {
 	c.t.Helper()
-	taken := c.etcdctl("get", "--prefix", "--keys-only", "/coreos.com/network/subnets/")
-	const most = 100 // etcd takes 128 operations in one transaction
-	for i, left := 0, peers; left > 0; {
-		var ops strings.Builder
-		for n := min(most, left); n > 0; i++ {
-			key := fmt.Sprintf("/coreos.com/network/subnets/10.%d.%d.0-24", 100+i/256, i%256)
-			if strings.Contains(taken, key) {
+	taken := c.etcdctl("get", "--prefix", "--keys-only", subnetsPrefix)
+	at := 0
+	c.putLeases(peers, func(int) (key, value string) {
+		for {
+			key, i := fmt.Sprintf("10.%d.%d.0-24", 100+at/256, at%256), at
+			if at++; strings.Contains(taken, key) {
 				continue
 			}
-			fmt.Fprintf(&ops, "put %s '%s'\n", key, fmt.Sprintf(
-				`{"PublicIP":"172.16.%d.%d","PublicIPv6":null,"BackendType":"vxlan",`+
-					`"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:%02x:%02x"}}`, i/256, i%256, i/256, i%256))
-			n--
-			left--
+			return key, fmt.Sprintf(`{"PublicIP":"172.16.%d.%d","PublicIPv6":null,"BackendType":"vxlan",`+
+				`"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:%02x:%02x"}}`, i/256, i%256, i/256, i%256)
+		}
+	})
+}
+
+// putLeases writes n leases by transactions of etcdctl.
+func (c *cluster) putLeases(n int, lease func(i int) (key, value string)) {
+	c.t.Helper()
+	const most = 100 // etcd takes 128 operations in one transaction
+	for i := 0; i < n; {
+		var ops strings.Builder
+		for range min(most, n-i) {
+			key, value := lease(i)
+			fmt.Fprintf(&ops, "put %s%s '%s'\n", subnetsPrefix, key, value)
+			i++
 		}
 		cmd := exec.Command(filepath.Join(bin, "etcdctl"), "--endpoints", c.etcdURL(), "txn")
 		cmd.Stdin = strings.NewReader("\n" + ops.String() + "\n\n")
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		p, err := c.Nodes[0].Start(cmd)
+		out, err := outputOf(c.t, &c.Nodes[0].Namespace, cmd)
 		if err != nil {
-			c.t.Fatal(err)
-		}
-		if err := p.Err(); err != nil {
-			c.t.Fatalf("etcdctl txn: %v\n%s", err, out.String())
+			c.t.Fatalf("etcdctl txn: %v\n%s", err, out)
 		}
 	}
 }

@@ -1,0 +1,110 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// resynced is how soon rules in iptables-legacy are right again: nobody is told of
+// a change there, so weftd looks so often.
+const resynced = 5 * time.Second
+
+// TestEngineDisturbances changes and deletes, one by one, rules that stand in
+// iptables, by its own programs, and measures the time until all is as it was.
+// What the programs themselves take is in it: to disturb one, to look four.
+func TestEngineDisturbances(t *testing.T) {
+	for _, k := range []kind{"nft", "legacy"} {
+		t.Run(string(k), func(t *testing.T) {
+			c := newCluster(t, 2, underlay4, underlay6)
+			if k == "legacy" && len(kinds(t, c)) < 2 {
+				t.Skip("this kernel has no legacy tables (CONFIG_NETFILTER_XTABLES_LEGACY)")
+			}
+			times, resync := rounds(t, 1), resynced
+			if k == "legacy" && times == 1 { // in `make test`
+				resync = time.Second
+			}
+			daemons := []*daemon{
+				c.daemon(0, c.storeArgs()...), c.daemon(1, fmt.Sprintf("--iptables-resync=%d", int(resync.Seconds()))),
+			}
+			for _, d := range daemons {
+				d.env = c.env(k)
+				d.start()
+			}
+			c.put(engineConfig("false"))
+			for _, d := range daemons {
+				d.awaitReady(1)
+				d.awaitPlanEmpty()
+			}
+			x := trial{
+				d: daemons[1], m: newMirror(t, c.Nodes[1]), from: c.pod(c.Nodes[1], "a"), to: c.pod(c.Nodes[0], "a"),
+				all: c.engineDisturbances(1, k), times: times, most: tolerated,
+			}
+			x.m.chains = func() ([]string, error) { return c.saved(1, k) }
+			if k == "legacy" {
+				x.times, x.most = 1, tolerated+resync
+			}
+			if resync < resynced {
+				x.all = x.all[:2]
+			}
+			x.run(t)
+		})
+	}
+}
+
+// saved is what the programs print of the tables in which rules of weft's stand,
+// of both families, without counters.
+func (c *cluster) saved(node int, k kind) (lines []string, err error) {
+	for _, family := range []string{"iptables", "ip6tables"} {
+		for _, table := range []string{"nat", "filter"} {
+			out, err := output(c.t, &c.Nodes[node].Namespace, "env", c.lock(), family+"-"+string(k)+"-save", "-t", table)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %s", err, out)
+			}
+			for i, line := range strings.Split(out, "\n") {
+				if strings.HasPrefix(line, ":") {
+					line, _, _ = strings.Cut(line, " [")
+				}
+				if line != "" && !strings.HasPrefix(line, "#") {
+					lines = append(lines, fmt.Sprintf("chain %s %s %3d: %s", family, table, i, line))
+				}
+			}
+		}
+	}
+	return lines, nil
+}
+
+// engineDisturbances are done by the programs of iptables.
+func (c *cluster) engineDisturbances(node int, k kind) []disturbance {
+	var all []disturbance
+	for _, family := range []string{"iptables", "ip6tables"} {
+		program := family + "-" + string(k)
+		run := func(orders ...string) func() error {
+			return func() error {
+				for _, order := range orders {
+					args := slices.Concat([]string{c.lock(), program, "-w"}, strings.Fields(order))
+					if out, err := output(c.t, &c.Nodes[node].Namespace, "env", args...); err != nil {
+						return fmt.Errorf("%s %s: %w: %s", program, order, err, out)
+					}
+				}
+				return nil
+			}
+		}
+		for _, d := range []disturbance{
+			{"rule deleted", run("-t nat -D FLANNEL-POSTRTG 2")},
+			{"chain flushed", run("-t nat -F FLANNEL-POSTRTG")},
+			{"rule replaced", run("-t nat -R FLANNEL-POSTRTG 2 -j ACCEPT")},
+			{"rule inserted", run("-t filter -I FLANNEL-FWD -j DROP")},
+			{"rule appended", run("-t filter -A FLANNEL-FWD -j DROP")},
+			{"jump deleted, nat", run("-t nat -D POSTROUTING 1")},
+			{"jump deleted, filter", run("-t filter -D FORWARD 1")},
+			{"built-in chain flushed", run("-t nat -F POSTROUTING")},
+			{"table flushed", run("-t filter -F")},
+		} {
+			all = append(all, disturbance{program + ": " + d.name, d.do})
+		}
+	}
+	return all
+}
