@@ -34,7 +34,7 @@ func (l *Lingering) Note(prev, next []Lease, now time.Time) {
 		return
 	}
 	left := gone(l.leases(), next)
-	if len(gone(next, prev)) > 0 {
+	if len(gone(next, prev)) > 0 || createdAnew(prev, next) > 0 {
 		left = notReplaced(left, prev, next)
 	}
 	still := make(map[string]bool, len(left))

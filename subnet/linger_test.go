@@ -83,3 +83,25 @@ func TestLingering(t *testing.T) {
 		})
 	}
 }
+
+// A lease that was refused, because it overlaps an older one, has left. When the
+// older one is taken anew it is the younger, and stands back for nobody.
+func TestWhatLingersIsInNobodysWay(t *testing.T) {
+	var l subnet.Lingering
+	begin := time.Unix(0, 0)
+	mine := lease("a", 1, share("10.5.1.0/24", "192.0.2.1", otherMAC))
+	hostile := lease("h", 2, share("10.5.1.0/25", "192.0.2.66", otherMAC))
+	again := lease("a", 3, share("10.5.1.0/24", "192.0.2.1", otherMAC))
+	l.Note([]subnet.Lease{mine, hostile}, []subnet.Lease{mine}, begin)
+	l.Note([]subnet.Lease{mine}, []subnet.Lease{again}, begin.Add(time.Millisecond))
+	have := l.With([]subnet.Lease{again}, begin.Add(2*time.Millisecond))
+	if len(have) != 1 || have[0].Created != 3 {
+		t.Errorf("have %v, want the new lease alone", have)
+	}
+	// At once, as a reader hears of it who is late.
+	l = subnet.Lingering{}
+	l.Note([]subnet.Lease{mine, hostile}, []subnet.Lease{again}, begin)
+	if have := l.With([]subnet.Lease{again}, begin); len(have) != 1 {
+		t.Errorf("have %v, want the new lease alone", have)
+	}
+}
