@@ -39,8 +39,8 @@ type savedSnapshot struct {
 	Doubted  bool `json:",omitempty"` // the store was not believed: a restart goes on with that
 }
 
-func (f files) saveLease(l subnet.Lease) error {
-	return f.save(leaseFile, func() ([]byte, error) { return json.Marshal(l) })
+func (f files) saveLease(l subnet.Lease, from origin) error {
+	return f.save(leaseFile, func() ([]byte, error) { return json.Marshal(savedLease{l, from}) })
 }
 
 func (f files) saveSnapshot(s subnet.Snapshot, doubted bool) error {
@@ -74,6 +74,15 @@ func (f files) load() (l subnet.Lease, s subnet.Snapshot, doubted bool, err erro
 		}
 	}
 	return l, s, saved.Doubted, errors.Join(errLease, errSnap)
+}
+
+// origin is where the lease was saved.
+func (f files) origin() origin {
+	var saved savedLease
+	if f.dir == "" || f.read(leaseFile, func(body []byte) error { return json.Unmarshal(body, &saved) }) != nil {
+		return origin{}
+	}
+	return saved.Origin
 }
 
 func (f files) path(name string) string { return filepath.Join(f.dir, name) }
@@ -138,7 +147,7 @@ func (n *Node) restore() {
 	if err != nil {
 		n.opts.Log.WithError(err).Warn("saved state is left out; the store will tell")
 	}
-	n.view.lease = lease
+	n.view.lease, n.view.saved = lease, n.files.origin()
 	if lease.ID == "" || len(snapshot.Config.Networks) == 0 || !n.fits(snapshot.Config, lease) {
 		return
 	}

@@ -35,7 +35,7 @@ var comparePrefixes = cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})
 func TestSavedStateComesBack(t *testing.T) {
 	f := files{dir: filepath.Join(t.TempDir(), "state")}
 	want := someSnapshot(t)
-	if err := f.saveLease(someLease); err != nil {
+	if err := f.saveLease(someLease, origin{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.saveSnapshot(want, false); err != nil {
@@ -58,7 +58,7 @@ func TestSavedSilenceIsSilence(t *testing.T) {
 	f := files{dir: filepath.Join(t.TempDir(), "state")}
 	silent := someLease
 	silent.Shares = []subnet.Share{{Subnet: someLease.Shares[0].Subnet, Public: someLease.Shares[0].Public}}
-	if err := f.saveLease(silent); err != nil {
+	if err := f.saveLease(silent, origin{}); err != nil {
 		t.Fatal(err)
 	}
 	lease, _, _, err := f.load()
@@ -85,7 +85,7 @@ func TestDamagedStateIsLeftOut(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := files{dir: t.TempDir()}
-			if err := f.saveLease(someLease); err != nil {
+			if err := f.saveLease(someLease, origin{}); err != nil {
 				t.Fatal(err)
 			}
 			path := f.path(leaseFile)
@@ -112,7 +112,7 @@ func TestSavingFailsWithTheFileNamed(t *testing.T) {
 	if err := os.WriteFile(notADir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := (files{dir: notADir}).saveLease(someLease); err == nil || !strings.Contains(err.Error(), notADir) {
+	if err := (files{dir: notADir}).saveLease(someLease, origin{}); err == nil || !strings.Contains(err.Error(), notADir) {
 		t.Errorf("error %v does not name %s", err, notADir)
 	}
 }

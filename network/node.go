@@ -106,6 +106,7 @@ type view struct {
 	admitted  admitted
 	claimed   subnet.Claim // what the lease keeper was told last
 	changed   bool         // something above changed: apply it
+	saved     origin       // of the lease from the disk, until the host was read
 	rejudge   bool         // apply ran, or the host was read: look whose our subnets are
 }
 
@@ -275,7 +276,7 @@ func (n *Node) adopt(l subnet.Lease) {
 	}
 	n.tellMovedOn(n.view.lease, l)
 	n.view.lease, n.view.changed = l, true
-	if err := n.files.saveLease(l); err != nil {
+	if err := n.files.saveLease(l, n.here()); err != nil {
 		n.opts.Log.WithError(err).Warn("our lease is not saved; after a reboot this node may get another subnet")
 	}
 }
@@ -308,6 +309,7 @@ func (n *Node) refreshFacts(ctx context.Context) {
 		!maps.Equal(facts.Paths, n.view.facts.Paths) || !reflect.DeepEqual(facts.Firewall, n.view.facts.Firewall)
 	n.tellMoved(facts)
 	n.tellUplink(up)
+	n.disown(facts, up)
 	n.view.rejudge = true
 	n.view.facts, n.view.uplink, n.view.public = facts, up, wish.Public
 	n.opts.Health.Set(conditionUplink, nil)
