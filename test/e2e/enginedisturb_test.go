@@ -41,7 +41,7 @@ func TestEngineDisturbances(t *testing.T) {
 				d: daemons[1], m: newMirror(t, c.Nodes[1]), from: c.pod(c.Nodes[1], "a"), to: c.pod(c.Nodes[0], "a"),
 				all: c.engineDisturbances(1, k), times: rounds(t, few), most: tolerated,
 			}
-			x.m.chains = func() ([]string, error) { return c.saved(1, k) }
+			x.m.chains = func() ([]string, error) { return c.iptablesSaved(1, k) }
 			if k == "legacy" {
 				x.times, x.most = 1, tolerated+resynced
 			}
@@ -50,9 +50,9 @@ func TestEngineDisturbances(t *testing.T) {
 	}
 }
 
-// saved is what the programs print of the tables in which rules of weft's stand,
+// iptablesSaved is what the programs print of the tables in which rules of weft's stand,
 // of both families, without counters.
-func (c *cluster) saved(node int, k kind) (lines []string, err error) {
+func (c *cluster) iptablesSaved(node int, k kind) (lines []string, err error) {
 	for _, family := range []string{"iptables", "ip6tables"} {
 		for _, table := range []string{"nat", "filter"} {
 			out, err := output(c.t, &c.Nodes[node].Namespace, "env", c.lock(), family+"-"+string(k)+"-save", "-t", table)
