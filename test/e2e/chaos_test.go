@@ -99,8 +99,8 @@ func newChaos(t *testing.T, crowd int) *chaos {
 	x := &chaos{
 		cluster: newCluster(t, chaosNodes, underlay4, underlay6), t: t, crowd: crowd, count: map[string]int{},
 	}
-	x.newStore(`{"EnableNFTables":true,"EnableIPv6":true,"Network":"10.32.0.0/11","SubnetLen":24,"IPv6Network":"fd00:42::/48",` +
-		`"SubnetMin":"10.42.1.0","SubnetMax":"10.42.199.0","IPv6SubnetMin":"fd00:42:0:1000::",` +
+	x.newStore(`{"EnableNFTables":true,"EnableIPv6":true,"Network":"10.32.0.0/11","SubnetLen":24,` +
+		`"IPv6Network":"fd00:42::/48","SubnetMin":"10.42.1.0","SubnetMax":"10.42.199.0","IPv6SubnetMin":"fd00:42:0:1000::",` +
 		`"IPv6SubnetMax":"fd00:42:0:7fff::","Backend":{"Type":"vxlan"}}`)
 	x.putLeases(crowd, crowdLease)
 	for i, n := range x.Nodes {
