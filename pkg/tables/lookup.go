@@ -50,7 +50,7 @@ func (s Space) Lookup(q Ask) (f Found, ok bool) {
 func (p Policy) takes(q Ask) bool {
 	yes := (!p.Src.IsValid() || q.Src.IsValid() && p.Src.Contains(q.Src)) &&
 		(!p.Dst.IsValid() || p.Dst.Contains(q.Dst)) &&
-		(p.In == "" || p.In == q.In) &&
+		(p.In == "" || p.In == q.In || p.In == "lo" && q.In == "") && // what is sent here comes from lo
 		(p.Mask == 0 || q.Mark&p.Mask == p.Mark)
 	return yes != p.Not
 }

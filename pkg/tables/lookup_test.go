@@ -18,6 +18,7 @@ func TestLookup(t *testing.T) {
 		Policies: []tables.Policy{
 			{Priority: 0, Table: 255},
 			{Priority: 10, In: "eth1", Table: 100},
+			{Priority: 15, In: "lo", Dst: prefix("192.0.2.200/32"), Table: 100},
 			{Priority: 20, Mark: 0x10, Mask: 0xf0, Table: 101},
 			{Priority: 30, Src: prefix("192.0.2.0/24"), Not: true, Dst: prefix("203.0.113.0/24"), Table: 102},
 			{Priority: 40, Dst: prefix("198.51.100.7/32"), Refuses: "prohibit"},
@@ -44,6 +45,8 @@ func TestLookup(t *testing.T) {
 		"by mark, nothing in its table": {tables.Ask{Dst: netip.MustParseAddr("1.1.1.1"), Mark: 0x11}, 2, "unicast"},
 		"a policy that refuses":         {tables.Ask{Dst: netip.MustParseAddr("198.51.100.7")}, 0, "prohibit"},
 		"a route that refuses":          {tables.Ask{Dst: netip.MustParseAddr("10.9.1.1")}, 0, "blackhole"},
+		"sent by the host":              {tables.Ask{Dst: netip.MustParseAddr("192.0.2.200")}, 5, "unicast"},
+		"not sent by the host":          {tables.Ask{Dst: netip.MustParseAddr("192.0.2.200"), In: "eth0"}, 2, "unicast"},
 		"IPv6":                          {tables.Ask{Dst: netip.MustParseAddr("fd00:42::1")}, 7, "unicast"},
 		"IPv6 to nowhere":               {tables.Ask{Dst: netip.MustParseAddr("2001:db8::1")}, 0, ""},
 	} {

@@ -198,7 +198,12 @@ func (k *walker) route(in string) (tables.Route, bool) {
 func (k *walker) leave(r tables.Route) bool {
 	node := k.world.Node
 	link, ok := node.Link(r.Link)
-	if !ok {
+	switch {
+	case !ok && r.Nexthop != 0:
+		return k.stop(
+			fmt.Sprintf("ip nexthop show id %d; sysctl -w net.ipv4.nexthop_compat_mode=1 has it shown here", r.Nexthop),
+			"where nexthop object %d leads is not told: %s", r.Nexthop, node.Text(r))
+	case !ok:
 		return k.stop("ip route", "the route's interface is gone: %s", node.Text(r))
 	}
 	k.pkt.Out = link.Name

@@ -279,6 +279,12 @@ func FuzzParse(f *testing.F) {
 		if n, ok := parseNeighbour(b); ok && n.family != unix.AF_BRIDGE && n.permanent() && !n.ip.IsValid() {
 			t.Errorf("a neighbour without address: %+v", n)
 		}
+		if r, ok := parseSpaceRoute(b); ok && !r.Prefix.IsValid() {
+			t.Errorf("an invalid prefix: %+v", r)
+		}
+		_, _ = parsePolicy(b)
+		_, _ = ruleNames(b)
+		_ = elemVerdict(b)
 		m := newMemory(RouteProtocol)
 		for _, s := range []dataplane.Scope{
 			m.addrChange(b, true), m.neighChange(b, true), m.tableChange(b), m.confChange(b), m.nexthopChange(b),

@@ -32,7 +32,7 @@ func (k *Kernel) Tables(ctx context.Context) (tables.Space, error) {
 			return s, err
 		}
 	}
-	k.spaceFirewall(&s)
+	k.spaceFirewall(ctx, &s)
 	return s, nil
 }
 

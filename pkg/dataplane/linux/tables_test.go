@@ -2,7 +2,9 @@ package linux_test
 
 import (
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -148,6 +150,45 @@ func TestTablesOfRules(t *testing.T) {
 				t.Errorf("mark %#x, want %#x", res.Packet.Mark, c.mark)
 			}
 		})
+	}
+}
+
+// The other engine of iptables, where the kernel has it.
+func TestTablesOfLegacyRules(t *testing.T) {
+	ns := netnstest.New(t)
+	k := kernelIn(t, ns)
+	legacy := func(args ...string) (out []byte, err error) {
+		ns.Do(func() {
+			cmd := exec.Command("iptables-legacy", append([]string{"-w"}, args...)...)
+			cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock"))
+			out, err = cmd.CombinedOutput()
+		})
+		return out, err
+	}
+	if out, err := legacy("-P", "FORWARD", "DROP"); err != nil {
+		t.Skipf("no iptables-legacy here: %v\n%s", err, out)
+	}
+	for _, line := range []string{
+		"-A FORWARD -s 10.42.0.0/16 -j ACCEPT",
+		"-t nat -A PREROUTING -d 10.96.0.1/32 -p tcp --dport 443 -j DNAT --to-destination 192.0.2.7:6443",
+	} {
+		if out, err := legacy(strings.Fields(line)...); err != nil {
+			t.Fatalf("iptables-legacy %s: %v\n%s", line, err, out)
+		}
+	}
+	rules := space(t, k).Firewall
+	p := fw.Packet{
+		Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddr("10.96.0.1"), Proto: 6, SrcPort: 40000, DstPort: 443,
+	}
+	if res := rules.Walk(fw.Forward, p); res.Dropped != "policy of chain ip legacy filter FORWARD" {
+		t.Errorf("dropped by %q", res.Dropped)
+	}
+	if res := rules.Walk(fw.Prerouting, p); res.Packet.Dst.String() != "192.0.2.7" || res.Packet.DstPort != 6443 {
+		t.Errorf("goes to %s port %d", res.Packet.Dst, res.Packet.DstPort)
+	}
+	p.Src = netip.MustParseAddr("10.42.1.2")
+	if res := rules.Walk(fw.Forward, p); res.Dropped != "" {
+		t.Errorf("a pod's packet is dropped by %q", res.Dropped)
 	}
 }
 

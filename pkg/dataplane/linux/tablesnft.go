@@ -3,10 +3,10 @@ package linux
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -19,9 +19,8 @@ import (
 	"github.com/weftnet/weft/pkg/tables/firewall"
 )
 
-// spaceFirewall reads nf_tables whole. Rules of iptables-legacy are in no place
-// that can be read without its program: that there are some is said.
-func (k *Kernel) spaceFirewall(s *tables.Space) {
+// spaceFirewall reads nf_tables whole, and iptables-legacy.
+func (k *Kernel) spaceFirewall(ctx context.Context, s *tables.Space) {
 	r := &rulesReader{
 		space: s, names: map[int]string{}, opaque: map[ruleID][]string{},
 		out: firewall.Ruleset{Sets: map[firewall.SetKey]firewall.Set{}},
@@ -34,19 +33,7 @@ func (k *Kernel) spaceFirewall(s *tables.Space) {
 		s.Unread = append(s.Unread, fmt.Sprintf("firewall: %v", err))
 	}
 	s.Firewall = r.out
-	for _, f := range []struct{ file, program string }{
-		{"/proc/net/ip_tables_names", "iptables-legacy-save"}, {"/proc/net/ip6_tables_names", "ip6tables-legacy-save"},
-	} {
-		var b []byte
-		_ = k.ns.do(func() error {
-			b, _ = os.ReadFile(f.file) // no such file: no such tables
-			return nil
-		})
-		if used := strings.Fields(string(b)); len(used) > 0 {
-			s.Unread = append(s.Unread, fmt.Sprintf("rules of iptables-legacy (tables %s): see %s",
-				strings.Join(used, ", "), f.program))
-		}
-	}
+	k.spaceLegacy(ctx, s)
 }
 
 // ruleID is a rule's place in the kernel.
