@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -51,6 +52,7 @@ func newDoctorCommand(g *globals) *cobra.Command {
 	flags.StringSliceVar(&f.checks, "check", nil, "only these `checks` (see Documentation/doctor.md)")
 	flags.BoolVar(&f.all, "all", false, "print the checks that are well, too")
 	flags.IntVar(&f.gather.Peers, "peers", 8, "`number` of peers to send packets to; 0 for none")
+	flags.DurationVar(&f.gather.Wait, "wait", 1600*time.Millisecond, "how long an answer of a peer may take")
 	flags.StringVar(&f.gather.Root, "root", "/", "`directory` that the host's files are below")
 	flags.StringVar(&f.gather.SysctlDir, "sysctl-dir", setting("SYSCTL_DIR", "/proc/sys"), "`directory` of sysctls")
 	flags.StringVar(&f.gather.StateDir, "state-dir", setting("STATE_DIR", "/var/lib/weft"), "`directory` of weftd's state")

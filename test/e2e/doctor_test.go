@@ -71,6 +71,7 @@ func text(results []doctor.Result) string {
 // A healthy node has nothing to hear, in dual stack, with pods, and with the
 // store asked as well.
 func TestDoctorOfHealthyNodes(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2, underlay4, underlay6)
 	daemons := []*daemon{
 		c.daemon(0, c.storeArgs("--network=10.42.0.0/16", "--ipv6-network=fd00:42::/48")...).start(), c.daemon(1).start(),
@@ -131,6 +132,7 @@ func (w *ward) undo(i int, name string, args ...string) {
 }
 
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, underlay4)
 	daemons := []*daemon{
 		c.daemon(0, c.storeArgs("--network=10.42.0.0/16")...).start(), c.daemon(1).start(), c.daemon(2).start(),
@@ -156,7 +158,7 @@ func TestDoctor(t *testing.T) {
 				t.Cleanup(func() { w.heal() })
 			}
 			args := in.hurt(w)
-			if !in.probes {
+			if args = append(args, "--wait", "800ms"); !in.probes {
 				args = append(args, "--peers", "0")
 			}
 			results := c.examine(t, w.patient, args...)

@@ -2,12 +2,15 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/weftnet/weft/pkg/dataplane/linux/probe"
 	"github.com/weftnet/weft/pkg/topology"
@@ -57,6 +60,7 @@ func (tr tracer) wants(p traced, words ...string) {
 }
 
 func TestTrace(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2, underlay4, underlay6)
 	daemons := []*daemon{
 		c.daemon(0, c.storeArgs("--network=10.42.0.0/16", "--ipv6-network=fd00:42::/48")...).start(), c.daemon(1).start(),
@@ -121,6 +125,7 @@ func TestTrace(t *testing.T) {
 	if left := c.command(0, "nft", "list", "tables"); strings.Contains(left, "weft-trace") {
 		t.Errorf("a trace left its table: %s", left)
 	}
+	t.Run("killed while it waits", func(t *testing.T) { killedTrace(t, c) })
 
 	for _, d := range daemons { // and with the daemons dead, piece by piece
 		d.kill()
@@ -142,6 +147,38 @@ func TestTrace(t *testing.T) {
 			t.Errorf("after %s: it stops by %q, want %q; mend %q", step.remove, p.Missing, step.missing, p.Mend)
 		}
 	}
+}
+
+// killedTrace ends a trace as kill -9 does: its table goes too.
+func killedTrace(t *testing.T, c *cluster) {
+	n := c.Nodes[0]
+	cmd := exec.Command(filepath.Join(bin, "weftctl"), "trace", "--live", "node", "192.168.77.99") // nobody is there
+	proc, err := n.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := func() bool { return strings.Contains(c.command(0, "nft", "list", "tables"), "weft-trace") }
+	eventually(t, 10*time.Second, func() error {
+		select {
+		case <-proc.Done():
+			return nil // too late: judged below
+		default:
+		}
+		if !seen() {
+			return errors.New("it has no table yet")
+		}
+		return nil
+	})
+	if err := proc.Signal(syscall.SIGKILL); err != nil {
+		t.Fatalf("it ended before it could be killed: %v", err)
+	}
+	<-proc.Done()
+	eventually(t, 5*time.Second, func() error {
+		if seen() {
+			return errors.New("its table is still there")
+		}
+		return nil
+	})
 }
 
 // nft runs a script on a node.

@@ -32,7 +32,8 @@ type Options struct {
 	// Leases asks the store, whose clock is told by an HTTP server at Clock.
 	Leases func(context.Context) ([]subnet.Lease, error)
 	Clock  string
-	Peers  int // at most so many get packets
+	Peers  int           // at most so many get packets
+	Wait   time.Duration // for an answer of theirs; the first may wait for a neighbour's
 }
 
 // Facts gathers. It reads the namespace of the calling thread.

@@ -13,13 +13,8 @@ import (
 	"github.com/weftnet/weft/pkg/tables"
 )
 
-const (
-	// probeTime is how long an answer may take. Answers take a millisecond;
-	// the first may wait for a neighbour's.
-	probeTime = 1600 * time.Millisecond
-	// closedPort is one where nobody listens: a refusal is an answer.
-	closedPort = 1
-)
+// closedPort is one where nobody listens: a refusal is an answer.
+const closedPort = 1
 
 // probe sends packets to some peers, all at once, and asks whether somebody
 // else has our address.
@@ -31,12 +26,12 @@ func (o Options) probe(ctx context.Context, f *doctor.Facts) {
 		}
 	}
 	if o.Peers > 0 {
-		f.Host.Claimed = claimed(ctx, *f)
+		f.Host.Claimed = o.claimed(ctx, *f)
 	}
 	stop := watch(*f, jobs)
 	var all sync.WaitGroup
 	for i := range jobs {
-		all.Go(func() { send(ctx, *f, &jobs[i]) })
+		all.Go(func() { o.send(ctx, *f, &jobs[i]) })
 	}
 	all.Wait()
 	stop(jobs)
@@ -86,11 +81,11 @@ func watch(f doctor.Facts, jobs []doctor.Probe) func([]doctor.Probe) {
 
 // send tries one peer in every way, one after the other where the later ones
 // need what the earlier ones learn.
-func send(ctx context.Context, f doctor.Facts, p *doctor.Probe) {
+func (o Options) send(ctx context.Context, f doctor.Facts, p *doctor.Probe) {
 	inner := p.Peer.Tunnel()
 	var all sync.WaitGroup
 	try := func(into *bool, flow probe.Flow) {
-		all.Go(func() { *into = answers(ctx, flow) })
+		all.Go(func() { *into = o.answers(ctx, flow) })
 	}
 	try(&p.Underlay, probe.Flow{Dst: p.Peer.Public, Proto: "icmp"})
 	try(&p.Small, probe.Flow{Dst: inner, Proto: "icmp"})
@@ -101,7 +96,7 @@ func send(ctx context.Context, f doctor.Facts, p *doctor.Probe) {
 		if !ok {
 			return
 		}
-		ctx, cancel := context.WithTimeout(ctx, probeTime)
+		ctx, cancel := context.WithTimeout(ctx, o.Wait)
 		defer cancel()
 		flow := probe.Flow{Src: f.Tables.Source(found.Route, inner), Dst: inner, Proto: "tcp", Port: closedPort}
 		a, err := probe.RawSYN(ctx, flow)
@@ -111,8 +106,8 @@ func send(ctx context.Context, f doctor.Facts, p *doctor.Probe) {
 }
 
 // answers tries twice: one lost packet is no fault.
-func answers(ctx context.Context, f probe.Flow) bool {
-	for _, patience := range []time.Duration{probeTime / 4, probeTime * 3 / 4} {
+func (o Options) answers(ctx context.Context, f probe.Flow) bool {
+	for _, patience := range []time.Duration{o.Wait / 4, o.Wait * 3 / 4} {
 		s, err := probe.Open(f)
 		if err != nil {
 			return false
@@ -129,8 +124,8 @@ func answers(ctx context.Context, f probe.Flow) bool {
 }
 
 // claimed asks for the addresses that the tunnels send from.
-func claimed(ctx context.Context, f doctor.Facts) map[netip.Addr]mac.Addr {
-	ctx, cancel := context.WithTimeout(ctx, probeTime/2)
+func (o Options) claimed(ctx context.Context, f doctor.Facts) map[netip.Addr]mac.Addr {
+	ctx, cancel := context.WithTimeout(ctx, o.Wait/4)
 	defer cancel()
 	out := map[netip.Addr]mac.Addr{}
 	for _, l := range f.Tables.Links {
