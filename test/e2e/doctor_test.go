@@ -68,26 +68,55 @@ func text(results []doctor.Result) string {
 	return b.String()
 }
 
-// A healthy node has nothing to hear, in dual stack, with pods, and with the
-// store asked as well.
+// A healthy node has nothing to hear, whatever it is set up with: in dual stack,
+// with pods, and with the store asked as well.
 func TestDoctorOfHealthyNodes(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 2, underlay4, underlay6)
-	daemons := []*daemon{
-		c.daemon(0, c.storeArgs("--network=10.42.0.0/16", "--ipv6-network=fd00:42::/48")...).start(), c.daemon(1).start(),
-	}
-	for _, d := range daemons {
-		d.awaitReady(1)
-	}
-	c.pods()
-	for i := range c.Nodes {
-		results := c.examine(t, i, "--etcd-endpoints", c.etcdURL())
-		if names := sick(results); len(names) > 0 {
-			t.Errorf("false alarms on %s: %v\n%s", c.Nodes[i].Name, names, text(results))
-		}
-		if len(results) != len(doctor.Checks()) {
-			t.Errorf("%d checks were run of %d", len(results), len(doctor.Checks()))
-		}
+	for name, setUp := range map[string]struct {
+		engine kind // of iptables; "": nftables
+		config string
+		dock   bool // iptables' FORWARD drops, as Docker has it
+	}{
+		"nftables":               {"", engineConfig("true"), false},
+		"iptables-nft":           {"nft", engineConfig("false"), false},
+		"iptables-legacy":        {"legacy", engineConfig("false"), false},
+		"iptables beside Docker": {"nft", engineConfig(""), true},
+		"direct routing":         {"", dualConfig(`{"Type":"vxlan","DirectRouting":true}`), false},
+		"host-gw":                {"", dualConfig(`{"Type":"host-gw"}`), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, 2, underlay4, underlay6)
+			if setUp.engine == "legacy" && len(kinds(t, c)) < 2 {
+				t.Skip("this kernel has no legacy tables (CONFIG_NETFILTER_XTABLES_LEGACY)")
+			}
+			daemons := []*daemon{c.daemon(0, c.storeArgs()...), c.daemon(1)}
+			for i, d := range daemons {
+				if setUp.engine != "" {
+					d.env = c.env(setUp.engine)
+				}
+				if setUp.dock {
+					c.iptables(i, "iptables-nft", "-P", "FORWARD", "DROP")
+					c.iptables(i, "ip6tables-nft", "-P", "FORWARD", "DROP")
+				}
+				d.start()
+			}
+			c.setConfig(setUp.config)
+			for _, d := range daemons {
+				d.awaitReady(1)
+			}
+			for i, n := range c.Nodes {
+				if _, err := n.AddPod(t.Context(), filepath.Join(bin, "weft"), "a"); err != nil {
+					t.Fatal(err)
+				}
+				results := c.examine(t, i, "--etcd-endpoints", c.etcdURL())
+				if names := sick(results); len(names) > 0 {
+					t.Errorf("false alarms on %s: %v\n%s", c.Nodes[i].Name, names, text(results))
+				}
+				if len(results) != len(doctor.Checks()) {
+					t.Errorf("%d checks were run of %d", len(results), len(doctor.Checks()))
+				}
+			}
+		})
 	}
 }
 
