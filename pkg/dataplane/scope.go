@@ -128,7 +128,7 @@ func (s State) Within(scope Scope) State {
 // Few is the state without what grows with the number of peers: the part that an
 // observation with Same has.
 func (s State) Few() State {
-	s.FDB, s.Neighs, s.Routes = nil, nil, nil
+	s.Elems, s.FDB, s.Neighs, s.Routes = nil, nil, nil, nil
 	return s
 }
 
@@ -188,8 +188,8 @@ type row interface {
 }
 
 // rows lists all tables in order of creation.
-func rows() [7]row {
-	return [...]row{sysctls, links, addrs, fdb, neighs, routes, chains}
+func rows() [8]row {
+	return [...]row{sysctls, links, addrs, elems, fdb, neighs, routes, chains}
 }
 
 func rowOf(k Kind) row { return rows()[k] }

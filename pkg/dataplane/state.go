@@ -25,6 +25,7 @@ import (
 type State struct {
 	Links   map[string]Link
 	Addrs   map[AddrKey]struct{}
+	Elems   map[ruleset.Elem]struct{}
 	FDB     map[FDBKey]netip.Addr // → underlay address of the VTEP
 	Neighs  map[NeighKey]mac.Addr
 	Routes  map[RouteKey]Route
@@ -151,12 +152,15 @@ type Observed struct {
 	// written: who finds entries of theirs gone should look at the link first.
 	Absent map[string]bool
 	// Mark stands for all that Have holds of the tables that grow with the number
-	// of peers (FDB, neighbours, routes) after a full observation, and changes with
+	// of peers (elements, FDB, neighbours, routes) after a full observation, and changes with
 	// any of it but for one time in 2^64. 0: there is none.
 	Mark uint64
 	// Same says that these tables are as when the scope's Unless was given. Have
 	// leaves them out then, and is complete in all else.
 	Same bool
+	// Dropped counts, for each chain of Have with rules that count, the packets
+	// that they dropped since the chain was written last.
+	Dropped map[ruleset.Key]uint64
 }
 
 // Iface is one network interface of the host, as a fact.

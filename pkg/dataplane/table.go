@@ -18,6 +18,7 @@ const (
 	KindSysctl Kind = iota
 	KindLink
 	KindAddr
+	KindElem
 	KindFDB
 	KindNeigh
 	KindRoute
@@ -26,7 +27,7 @@ const (
 
 // String is the word that iproute2 or nft has for the kind.
 func (k Kind) String() string {
-	return [...]string{"sysctl", "link", "address", "fdb", "neigh", "route", "chain"}[k]
+	return [...]string{"sysctl", "link", "address", "element", "fdb", "neigh", "route", "chain"}[k]
 }
 
 // table is one kind of entry for every generic function of this package. A new
@@ -82,6 +83,18 @@ var addrs = &table[AddrKey, struct{}]{
 	link:  func(k AddrKey, _ struct{}) string { return k.Link },
 	text:  func(k AddrKey, _ struct{}) string { return k.String() },
 	flush: recreated,
+}
+
+// elems are let in before anything leads to them, and shut out when nothing does.
+var elems = &table[ruleset.Elem, struct{}]{
+	kind:  KindElem,
+	of:    func(s *State) *map[ruleset.Elem]struct{} { return &s.Elems },
+	equal: equal[struct{}],
+	less: func(a, b ruleset.Elem) int {
+		return cmp.Or(cmp.Compare(a.Set.Table, b.Set.Table), a.VTEP.Compare(b.VTEP),
+			cmp.Compare(b.Set.Bits, a.Set.Bits), a.Inner.Compare(b.Inner))
+	},
+	text: func(k ruleset.Elem, _ struct{}) string { return k.String() },
 }
 
 var fdb = &table[FDBKey, netip.Addr]{

@@ -124,6 +124,11 @@ func (k *Kernel) carryOut(op dataplane.Op) error {
 		return k.applyRoute(op, key)
 	case ruleset.Key:
 		return k.applyChain(op, key)
+	case ruleset.Elem:
+		if delete(k.elems, key); op.Verb != dataplane.Delete {
+			k.elems[key] = struct{}{}
+		}
+		return nil
 	case string:
 		if op.Kind == dataplane.KindLink {
 			return k.applyLink(op, key)

@@ -24,6 +24,7 @@ type Kernel struct {
 	ifaces  map[string]*iface // by the name of the moment
 	routes  map[dataplane.RouteKey]route
 	chains  map[ruleset.Key]ruleset.Chain
+	elems   map[ruleset.Elem]struct{}
 	builtIn map[ruleset.Key][]builtInRule // of iptables
 	host    ruleset.Facts
 	sysctls map[string]string
@@ -83,6 +84,7 @@ func New() *Kernel {
 		ifaces:   map[string]*iface{},
 		routes:   map[dataplane.RouteKey]route{},
 		chains:   map[ruleset.Key]ruleset.Chain{},
+		elems:    map[ruleset.Elem]struct{}{},
 		builtIn:  map[ruleset.Key][]builtInRule{},
 		sysctls:  map[string]string{ipForward: "0", ip6Forward: "0"},
 		stood:    map[dataplane.RouteKey]string{},
@@ -103,7 +105,7 @@ func (k *Kernel) Restarted() *Kernel {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return &Kernel{
-		ifaces: k.ifaces, routes: k.routes, chains: k.chains, builtIn: k.builtIn, host: k.host,
+		ifaces: k.ifaces, routes: k.routes, chains: k.chains, elems: k.elems, builtIn: k.builtIn, host: k.host,
 		sysctls: k.sysctls, created: k.created,
 		stood:    map[dataplane.RouteKey]string{},
 		asked:    map[string]bool{ipForward: true, ip6Forward: true},

@@ -2,10 +2,12 @@ package fake
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 )
 
@@ -166,4 +168,18 @@ func (k *Kernel) DeleteTable(key ruleset.Key) {
 		}
 	}
 	k.tellChains(lost...)
+	gone := maps.Clone(k.elems)
+	maps.DeleteFunc(gone, func(el ruleset.Elem, _ struct{}) bool { return !sameTable(el.Set.Key(""), key) })
+	for el := range gone {
+		delete(k.elems, el)
+	}
+	k.tellElems(gone)
+}
+
+func (k *Kernel) tellElems(elems map[ruleset.Elem]struct{}) {
+	ours := maps.Clone(elems)
+	maps.DeleteFunc(ours, func(el ruleset.Elem, _ struct{}) bool {
+		return !slices.Contains(k.domain.Tables, el.Set.Table)
+	})
+	k.notify(dataplane.State{Elems: ours})
 }

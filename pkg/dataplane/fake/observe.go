@@ -111,7 +111,7 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 // mark sums up the entries, and what the real kernel has besides.
 func mark(have dataplane.State) uint64 {
 	h := fnv.New64a()
-	_, _ = fmt.Fprint(h, have.FDB, have.Neighs, have.Routes) // maps are printed in order
+	_, _ = fmt.Fprint(h, have.Elems, have.FDB, have.Neighs, have.Routes) // maps are printed in order
 	return max(h.Sum64(), 1)
 }
 
@@ -206,6 +206,12 @@ func (v *view) rest(have *dataplane.State) {
 	for key, c := range v.k.chains {
 		if v.k.ours(key) {
 			have.Chains[key] = v.k.jumped(key, cloneChain(c))
+		}
+	}
+	have.Elems = map[ruleset.Elem]struct{}{}
+	for el := range v.k.elems {
+		if slices.Contains(v.k.domain.Tables, el.Set.Table) {
+			have.Elems[el] = struct{}{}
 		}
 	}
 	have.Sysctls = map[string]string{}

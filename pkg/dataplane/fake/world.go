@@ -38,6 +38,8 @@ func (k *Kernel) Put(s dataplane.State) error {
 			note(key.String(), err)
 		}
 	}
+	maps.Copy(k.elems, s.Elems)
+	k.tellElems(s.Elems)
 	for key, dst := range s.FDB {
 		note(key.String(), k.putFDB(k.ifaces[key.Link], key.MAC, forward{dst: dst}))
 	}
@@ -90,6 +92,13 @@ func (k *Kernel) Delete(s dataplane.State) error {
 	for key := range s.FDB {
 		note(key.String(), k.deleteFDB(k.ifaces[key.Link], key.MAC))
 	}
+	for el := range s.Elems {
+		if _, there := k.elems[el]; !there {
+			note(el.String(), syscall.ENOENT)
+		}
+		delete(k.elems, el)
+	}
+	k.tellElems(s.Elems)
 	for key := range s.Addrs {
 		note(key.String(), k.deleteAddr(k.ifaces[key.Link], key.Prefix))
 	}
@@ -149,6 +158,9 @@ func (k *Kernel) Dump() string {
 	}
 	for key, r := range k.routes {
 		add("route %s %+v", key, r)
+	}
+	for el := range k.elems {
+		add("element %s", el)
 	}
 	for key, c := range k.chains {
 		if key.Engine != ruleset.NFTables {

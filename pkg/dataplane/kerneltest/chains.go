@@ -244,7 +244,7 @@ func (s side) chainsIn(e ruleset.Engine) dataplane.State {
 		switch c.Hook {
 		case ruleset.Postrouting:
 			key.Chain, jump = "FLANNEL-POSTRTG", "flanneld masq"
-		case ruleset.Prerouting:
+		case ruleset.Prerouting, ruleset.Input, ruleset.Output:
 			continue
 		}
 		out.Chains[key] = ruleset.Chain{Hook: c.Hook, Jump: jump, Rules: c.Rules}
@@ -291,7 +291,7 @@ func (s side) chainMutations(e ruleset.Engine) []mutation {
 	return append(out,
 		mutation{name: "stray chain", plan: "-1 chain",
 			hurt: hurtChains(stray), do: func(b *bench) { b.Firewall.InsertRule(stray) }},
-		mutation{name: "table deleted", plan: "+3 chain",
+		mutation{name: "table deleted", plan: "+5 chain",
 			hurt: dataplane.State{Chains: s.firewall().Chains}, do: func(b *bench) { b.Firewall.DeleteTable(key) }},
 	)
 }

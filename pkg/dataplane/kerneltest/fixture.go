@@ -128,6 +128,42 @@ func (s side) overlay(peers int) dataplane.State {
 	return out
 }
 
+// members is what lets n peers in.
+func (s side) members(peers int) (out dataplane.State) {
+	for n := 2; n < 2+peers; n++ {
+		out.Merge(someElems(s.known(n), s.bound(n)))
+	}
+	return out
+}
+
+// The elements of one peer.
+func (s side) known(n int) ruleset.Elem {
+	set := ruleset.Set{IPv6: s.link.Local.Is6(), Bits: s.link.Local.BitLen(), Table: "weft"}
+	return ruleset.Elem{Set: set, VTEP: s.vtep(n), Inner: s.vtep(n)}
+}
+
+func (s side) bound(n int) ruleset.Elem {
+	set := ruleset.Set{IPv6: s.link.Local.Is6(), Bits: s.subnet.Bits(), Table: "weft"}
+	return ruleset.Elem{Set: set, VTEP: s.vtep(n), Inner: s.node(n).Addr()}
+}
+
+// tunnel has every condition on a packet of the tunnel's.
+func (s side) tunnel() []ruleset.Rule {
+	inside := ruleset.Match{Prefix: s.node(1)}
+	from := ruleset.Match{Prefix: netip.PrefixFrom(s.link.Local, s.link.Local.BitLen())}
+	t := func(t ruleset.Tunnel) ruleset.Tunnel { t.Port, t.VNI = 8472, 0xabcdef; return t }
+	return []ruleset.Rule{
+		{Tunnel: t(ruleset.Tunnel{Pair: ruleset.FromInside, Bits: s.subnet.Bits()}), Verdict: ruleset.Return},
+		{Tunnel: t(ruleset.Tunnel{Pair: ruleset.FromInside, Bits: inside.Prefix.Addr().BitLen()}), Verdict: ruleset.Return},
+		{Tunnel: t(ruleset.Tunnel{Other: true}), Verdict: ruleset.Return, Comment: "another overlay's"},
+		{Tunnel: t(ruleset.Tunnel{Inner: inside}), Verdict: ruleset.DropCounted},
+		{Tunnel: t(ruleset.Tunnel{Pair: ruleset.Inside}), Verdict: ruleset.DropCounted},
+		{Tunnel: t(ruleset.Tunnel{Pair: ruleset.To}), Src: from, Verdict: ruleset.DropCounted, Comment: "two of them"},
+		{Tunnel: t(ruleset.Tunnel{Pair: ruleset.From}), Verdict: ruleset.Untrack},
+		{Tunnel: ruleset.Tunnel{Port: 8472}, Verdict: ruleset.DropCounted},
+	}
+}
+
 // firewall has every verdict, match and field that a rule can have.
 func (s side) firewall() dataplane.State {
 	cluster := ruleset.Match{Prefix: netip.PrefixFrom(s.node(0).Addr(), 16)}
@@ -153,6 +189,10 @@ func (s side) firewall() dataplane.State {
 		}},
 		{IPv6: k.IPv6, Table: "weft", Chain: "guard"}: {Type: "filter", Hook: ruleset.Prerouting, Priority: -150,
 			Rules: []ruleset.Rule{{Src: own, Dst: elsewhere, Mark: 7, Mask: 0xff, Verdict: ruleset.Drop}}},
+		{IPv6: k.IPv6, Table: "weft", Chain: "tunnel-in"}: {Type: "filter", Hook: ruleset.Input, Priority: -310,
+			Rules: s.tunnel()},
+		{IPv6: k.IPv6, Table: "weft", Chain: "tunnel-out"}: {Type: "filter", Hook: ruleset.Output, Priority: -300,
+			Rules: s.tunnel()},
 	}}
 }
 
@@ -163,6 +203,7 @@ func everything(peers int) dataplane.State {
 	}}
 	for _, s := range sides() {
 		out.Merge(s.overlay(peers))
+		out.Merge(s.members(peers))
 		out.Merge(s.firewall())
 	}
 	return out
@@ -189,6 +230,14 @@ func oneLink(name string, l dataplane.Link) dataplane.State {
 
 func oneAddr(link string, p netip.Prefix) dataplane.State {
 	return dataplane.State{Addrs: map[dataplane.AddrKey]struct{}{{Link: link, Prefix: p}: {}}}
+}
+
+func someElems(elems ...ruleset.Elem) dataplane.State {
+	s := dataplane.State{Elems: map[ruleset.Elem]struct{}{}}
+	for _, el := range elems {
+		s.Elems[el] = struct{}{}
+	}
+	return s
 }
 
 func oneFDB(k dataplane.FDBKey, dst netip.Addr) dataplane.State {

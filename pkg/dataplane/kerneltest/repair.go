@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
 )
 
@@ -244,7 +245,18 @@ func (s side) entryMutations() []mutation {
 	fdb := func(n, to int) dataplane.State { return oneFDB(s.fdbKey(n), s.vtep(to)) }
 	neigh := func(n, to int) dataplane.State { return oneNeigh(s.neighKey(n), s.mac(to)) }
 	route := oneRoute(s.routeKey(3), s.route(3))
+	table := ruleset.Key{IPv6: s.link.Local.Is6(), Table: "weft"}
 	return []mutation{
+		{name: "element deleted", plan: "+1 element", hurt: someElems(s.known(3)), do: remove(someElems(s.known(3)))},
+		{name: "stray element", plan: "-1 element", hurt: someElems(s.bound(9)), do: put(someElems(s.bound(9)))},
+		{name: "one element for another", plan: "+1 element -1 element", hurt: someElems(s.bound(3), s.bound(9)),
+			do: func(b *bench) {
+				b.Admin.Put(someElems(s.bound(9)))
+				b.Admin.Delete(someElems(s.bound(3)))
+			}},
+		{name: "table with its sets deleted", plan: "+6 element +5 chain",
+			hurt: dataplane.State{Chains: s.firewall().Chains, Elems: s.members(3).Elems},
+			do:   func(b *bench) { b.Firewall.DeleteTable(table) }},
 		{name: "stray address", plan: "-1 address", hurt: oneAddr(s.dev, stray), do: put(oneAddr(s.dev, stray))},
 		{name: "FDB entry leads elsewhere", plan: "~1 fdb", hurt: fdb(3, 9), do: put(fdb(3, 9))},
 		{name: "FDB entry deleted", plan: "+1 fdb", hurt: fdb(3, 9), do: remove(fdb(3, 9))},

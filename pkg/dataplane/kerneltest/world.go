@@ -32,7 +32,7 @@ type World struct {
 // returns before the kernel has the change.
 type Admin interface {
 	// Put makes what is not there and changes what is, in the order links,
-	// addresses, FDB, neighbours, routes, sysctls. Chains are not its matter.
+	// addresses, elements, FDB, neighbours, routes, sysctls. Chains are not its matter.
 	//
 	//   - Link, absent, VNI 0: an ordinary Ethernet interface that has a
 	//     carrier (a dummy; where the kernel has none, a veth whose peer is
@@ -44,6 +44,7 @@ type Admin interface {
 	//     is not looked at. MTU is in bytes and never 0.
 	//   - Addr: added (`ip addr add`, IPv6 with nodad so that it can be used at
 	//     once). One that is there is left alone.
+	//   - Elem: `nft add element`; its set is there.
 	//   - FDB: `bridge fdb replace MAC dev LINK dst ADDR self permanent`.
 	//   - Neigh: `ip neigh replace IP lladdr MAC dev LINK nud permanent`.
 	//   - Route: `ip route replace`, protocol boot, with the metric of the
@@ -52,7 +53,7 @@ type Admin interface {
 	//   - Sysctl: written below /proc/sys, in the namespace.
 	Put(dataplane.State)
 	// Delete removes the entries with these keys, top down: routes,
-	// neighbours, FDB, addresses, links. Values don't matter, except that a
+	// neighbours, FDB, elements, addresses, links. Values don't matter, except that a
 	// route is deleted by its key alone whoever wrote it. What is not there
 	// fails the test. Chains and sysctls are not its matter.
 	Delete(dataplane.State)
@@ -65,7 +66,7 @@ type Admin interface {
 	// up or not; for VXLAN VNI, port, local and parent), addresses but not
 	// IPv6 link-local ones, permanent FDB entries, permanent neighbours,
 	// unicast and blackhole routes of table main that the kernel did not make
-	// by itself (protocol kernel), and chains with their rules, of every
+	// by itself (protocol kernel), elements of nftables sets, and chains with their rules, of every
 	// engine. Nothing in it may change by itself: no index, handle, counter,
 	// age, lifetime or DAD state. Empty tables are left out, and so are
 	// built-in chains of iptables' without rules.

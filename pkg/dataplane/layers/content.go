@@ -4,12 +4,14 @@ import (
 	"net/netip"
 
 	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
 )
 
 // content is the State of a fragment, kept in lists: a map of one entry takes a
-// kilobyte, and a peer has three. What peers have none of stays as it was.
+// kilobyte, and a peer has five. What peers have none of stays as it was.
 type content struct {
+	elems  []pair[ruleset.Elem, struct{}]
 	fdb    []pair[dataplane.FDBKey, netip.Addr]
 	neighs []pair[dataplane.NeighKey, mac.Addr]
 	routes []pair[dataplane.RouteKey, dataplane.Route]
@@ -22,8 +24,8 @@ type pair[K comparable, V any] struct {
 }
 
 func pack(s dataplane.State) *content {
-	c := &content{fdb: pairs(s.FDB), neighs: pairs(s.Neighs), routes: pairs(s.Routes)}
-	s.FDB, s.Neighs, s.Routes = nil, nil, nil
+	c := &content{elems: pairs(s.Elems), fdb: pairs(s.FDB), neighs: pairs(s.Neighs), routes: pairs(s.Routes)}
+	s.Elems, s.FDB, s.Neighs, s.Routes = nil, nil, nil, nil
 	if s.Len() > 0 {
 		c.rest = &s
 	}
@@ -48,6 +50,7 @@ func (f Fragment) State() (s dataplane.State) {
 }
 
 func (c *content) mergeInto(s *dataplane.State) {
+	merge(&s.Elems, c.elems)
 	merge(&s.FDB, c.fdb)
 	merge(&s.Neighs, c.neighs)
 	merge(&s.Routes, c.routes)
@@ -66,6 +69,7 @@ func merge[K comparable, V any](to *map[K]V, from []pair[K, V]) {
 }
 
 func (c *content) removeFrom(s *dataplane.State) {
+	remove(s.Elems, c.elems)
 	remove(s.FDB, c.fdb)
 	remove(s.Neighs, c.neighs)
 	remove(s.Routes, c.routes)
@@ -82,7 +86,7 @@ func remove[K comparable, V any](from map[K]V, entries []pair[K, V]) {
 
 // overlaps tells whether s holds an entry with a key of ours.
 func (c *content) overlaps(s *dataplane.State) bool {
-	return holds(s.FDB, c.fdb) || holds(s.Neighs, c.neighs) || holds(s.Routes, c.routes) ||
+	return holds(s.Elems, c.elems) || holds(s.FDB, c.fdb) || holds(s.Neighs, c.neighs) || holds(s.Routes, c.routes) ||
 		c.rest != nil && s.Overlaps(*c.rest)
 }
 
@@ -97,6 +101,9 @@ func holds[K comparable, V any](m map[K]V, entries []pair[K, V]) bool {
 
 // keys visits the key of every entry.
 func (c *content) keys(visit func(dataplane.Kind, any)) {
+	for i := range c.elems {
+		visit(dataplane.KindElem, c.elems[i].key)
+	}
 	for i := range c.fdb {
 		visit(dataplane.KindFDB, c.fdb[i].key)
 	}

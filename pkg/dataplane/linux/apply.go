@@ -24,8 +24,8 @@ type application struct {
 }
 
 // Apply writes the ops in order. Entries of the FDB, neighbours and routes go in
-// batches; every other op is a request of its own, for which a batch does not
-// wait. All chains are written in the place of the first of them: those of
+// batches, elements of sets that follow each other in one transaction; every other
+// op is a request of its own, for which a batch does not wait. All chains are written in the place of the first of them: those of
 // nftables in one transaction, so that they take effect together or not at all,
 // those of iptables each in one.
 func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpError {
@@ -41,13 +41,21 @@ func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpErr
 		}
 	}
 	k.memory.planned(p)
-	for _, op := range p.Ops {
+	for i := 0; i < len(p.Ops); i++ {
+		op := p.Ops[i]
 		if !a.joins(op) || ctx.Err() != nil {
 			a.flush()
 		}
 		switch {
 		case ctx.Err() != nil:
 			a.fail(op, ctx.Err())
+		case op.Kind == dataplane.KindElem:
+			run := sameKind(p.Ops[i:])
+			err := k.applyElems(run)
+			for _, op := range run {
+				a.fail(op, err)
+			}
+			i += len(run) - 1
 		case batched(op.Kind):
 			a.add(op)
 		case op.Kind != dataplane.KindChain:
@@ -68,6 +76,15 @@ func (a *application) fail(op dataplane.Op, err error) {
 	if err != nil {
 		a.failed = append(a.failed, &dataplane.OpError{Op: op, Err: err})
 	}
+}
+
+// sameKind is how far ops are of the kind of the first of them.
+func sameKind(ops []dataplane.Op) []dataplane.Op {
+	n := 1
+	for n < len(ops) && ops[n].Kind == ops[0].Kind {
+		n++
+	}
+	return ops[:n]
 }
 
 func batched(k dataplane.Kind) bool {

@@ -58,6 +58,9 @@ func (m *memory) endOfTransaction(b []byte) dataplane.Scope {
 }
 
 func (m *memory) touchedChains(msg syscall.NetlinkMessage) dataplane.Scope {
+	if s, is := m.touchedElems(msg); is {
+		return s
+	}
 	key, ok := chainOf(msg)
 	if !ok {
 		return dataplane.Scope{}

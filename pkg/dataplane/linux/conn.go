@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// conn is the rtnetlink socket that all requests share. It is kept open: its
+// conn is a netlink socket that all requests of a kind share. It is kept open: its
 // port id is how Watch knows our own writing. It is connected to the kernel, so
 // nobody else can send to it.
 type conn struct {
@@ -41,7 +41,7 @@ func (k *Kernel) route() (*conn, error) {
 		return k.rt, nil
 	}
 	c := &conn{answers: make([]byte, receiveBuffer)}
-	if err := k.ns.do(func() error { return c.open(k.answerBytes) }); err != nil {
+	if err := k.ns.do(func() error { return c.open(unix.NETLINK_ROUTE, k.answerBytes) }); err != nil {
 		return nil, fmt.Errorf("open a route netlink socket: %w", err)
 	}
 	c.strict = !k.lenient && unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
@@ -50,8 +50,8 @@ func (k *Kernel) route() (*conn, error) {
 	return c, nil
 }
 
-func (c *conn) open(queue int) (err error) {
-	if c.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE); err != nil {
+func (c *conn) open(protocol, queue int) (err error) {
+	if c.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol); err != nil {
 		return err
 	}
 	defer func() {
@@ -70,7 +70,7 @@ func (c *conn) open(queue int) (err error) {
 	if !ok {
 		return fmt.Errorf("its address is a %T", name)
 	}
-	c.port = port{unix.NETLINK_ROUTE, self.Pid}
+	c.port = port{protocol, self.Pid}
 	// Explanations and strict filters are luxuries: kernels before 4.12 and
 	// 4.20 do without, and what they send too much is dropped here.
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
@@ -98,6 +98,14 @@ func (k *Kernel) exchange(e *encoder, take func(i int, m message) (last bool)) e
 	if err != nil {
 		return err
 	}
+	if err = c.exchange(e, take); err != nil {
+		k.closeRoute()
+	}
+	return err
+}
+
+// exchange is that of one socket, which is of no use after an error.
+func (c *conn) exchange(e *encoder, take func(i int, m message) (last bool)) (err error) {
 	first := c.seq
 	c.seq += uint32(len(e.types))
 	for i, b := 0, e.buf; i < len(e.types); i++ {
@@ -118,7 +126,6 @@ func (k *Kernel) exchange(e *encoder, take func(i int, m message) (last bool)) e
 			}
 		}
 	}
-	k.closeRoute()
 	return fmt.Errorf("talk to the kernel's netlink: %w", err)
 }
 

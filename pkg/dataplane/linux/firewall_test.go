@@ -93,6 +93,48 @@ func (f *firewall) DeleteTable(k ruleset.Key) {
 	f.flush()
 }
 
+// elements writes elements of sets that are there.
+func (f *firewall) elements(
+	all map[ruleset.Elem]struct{}, write func(*firewall, *nftables.Set, []nftables.SetElement) error,
+) {
+	f.t.Helper()
+	for el := range all {
+		set, err := f.GetSetByName(tableOf(el.Set.Key("")), el.Set.Name())
+		if err == nil {
+			key := append(el.VTEP.AsSlice(), el.Inner.AsSlice()...)
+			err = write(f, set, []nftables.SetElement{{Key: key}})
+		}
+		if err != nil {
+			f.t.Fatalf("%s: %v", el, err)
+		}
+		f.flush()
+	}
+}
+
+func (f *firewall) dumpElements() (out []string) {
+	f.t.Helper()
+	tables, err := f.ListTables()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, table := range tables {
+		sets, err := f.GetSets(table)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		for _, set := range sets {
+			all, err := f.GetSetElements(set)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			for _, el := range all {
+				out = append(out, fmt.Sprintf("element of %d %s %s: %x", table.Family, table.Name, set.Name, el.Key))
+			}
+		}
+	}
+	return out
+}
+
 func dumpChains(t testing.TB, n *netnstest.NS) []string {
 	t.Helper()
 	f := newFirewall(t, n)
@@ -100,7 +142,7 @@ func dumpChains(t testing.TB, n *netnstest.NS) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []string
+	out := f.dumpElements()
 	for _, c := range chains {
 		k := ruleset.Key{IPv6: c.Table.Family == nftables.TableFamilyIPv6, Table: c.Table.Name, Chain: c.Name}
 		if c.Name == strings.ToUpper(c.Name) && c.Hooknum != nil && len(f.rules(k)) == 0 {

@@ -32,6 +32,9 @@ func ruleText(ipv6 bool, r ruleset.Rule) (string, error) {
 		}
 		fmt.Fprintf(&b, "%s %s ", side.flag, p.Masked())
 	}
+	if r.Tunnel != (ruleset.Tunnel{}) {
+		return "", fmt.Errorf("rule %q: only nftables has the sets that it looks into", r)
+	}
 	if r.Mask != 0 {
 		fmt.Fprintf(&b, "-m mark --mark %#x/%#x ", r.Mark&r.Mask, r.Mask)
 	}

@@ -54,6 +54,7 @@ type Kernel struct {
 	protocol uint8
 	rt       *conn // nil until the first request, and after a socket error
 	nft      *nftConn
+	elems    *conn // for nftables' set elements; likewise
 	memory   *memory
 	programs programs
 	resync   time.Duration
@@ -103,6 +104,7 @@ func New(o Options) (*Kernel, error) {
 func (k *Kernel) Close() {
 	k.closeRoute()
 	k.closeNft()
+	k.closeElems()
 	_ = k.ns.handle.Close()
 }
 

@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 )
 
 // marking sums up what dumps gave: the hashes of the messages, whatever their
@@ -47,6 +49,17 @@ func (m *marking) add(typ int, message []byte) {
 			m.bytes = append(m.bytes, a.value...)
 		}
 	}
+	m.sum += maphash.Bytes(m.seed, m.bytes)
+}
+
+// addElem counts an element of a set.
+func (m *marking) addElem(el ruleset.Elem) {
+	if !m.on {
+		return
+	}
+	a, b := el.VTEP.As16(), el.Inner.As16()
+	m.bytes = append(append(append(m.bytes[:0], byte(el.Set.Bits)), a[:]...), b[:]...)
+	m.bytes = append(m.bytes, el.Set.Table...)
 	m.sum += maphash.Bytes(m.seed, m.bytes)
 }
 

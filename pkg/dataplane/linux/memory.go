@@ -32,6 +32,7 @@ type memory struct {
 	parents map[string]bool  // names that our devices were planned on
 	routes  map[dataplane.RouteKey]watched
 	chains  map[ruleset.Key]bool
+	elems   bool // elements of ours were seen or written
 	// full: the last Observe was, and found these chains.
 	full    bool
 	stood   map[ruleset.Key]bool
@@ -46,7 +47,7 @@ type memory struct {
 	// touched are chains of the nftables transaction that is being notified.
 	touched dataplane.Scope
 
-	listeners map[*listener]bool // that mute keeps up to date
+	listeners map[*listener]int // that mute keeps up to date, and their protocols
 }
 
 // watched is what is known of the key of a route that concerns us.
@@ -100,7 +101,7 @@ func newMemory(protocol uint8) *memory {
 		written:  map[forwardKey]netip.Addr{},
 		host:     noHost(),
 
-		listeners: map[*listener]bool{},
+		listeners: map[*listener]int{},
 	}
 }
 
@@ -200,6 +201,7 @@ func (m *memory) observed(o *observation) {
 	for key := range o.out.Have.Chains {
 		m.chains[key] = true
 	}
+	m.elems = m.elems || len(o.out.Have.Elems) > 0
 }
 
 // watch notes a key that is wanted, whatever stands there. It needs m.mu.

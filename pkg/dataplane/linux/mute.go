@@ -12,16 +12,22 @@ import (
 // BPF) drops notifications about neighbours, routes and nexthop objects that name
 // one of our sockets as the writer. entryChange drops them as well, and must
 // where a filter can't be had; but at a start with 10,000 peers they are 20,000
-// messages, to be read one by one.
+// messages, to be read one by one. Of nftables' nothing that names us passes: one
+// message that the kernel sends holds many notifications, all of one transaction.
 func (m *memory) mute(l *listener) {
+	protocol := m.listeners[l]
 	var own []uint32
 	for p := range m.ports {
-		if p.protocol == unix.NETLINK_ROUTE {
+		if p.protocol == protocol {
 			own = append(own, p.id)
 		}
 	}
 	slices.Sort(own)
-	_ = l.attach(muting(own, m.others())) // what passes is sorted out here
+	filter := mutingAll(own)
+	if protocol == unix.NETLINK_ROUTE {
+		filter = muting(own, m.others())
+	}
+	_ = l.attach(filter) // what passes is sorted out here
 }
 
 // others is the filter of what others wrote. While paths to peers are followed
@@ -65,6 +71,16 @@ func muting(own []uint32, others []unix.SockFilter) []unix.SockFilter {
 	out = append(append(out, others...), load(unix.BPF_H, offsetType))
 	for i, t := range types {
 		out = append(out, equal(swapped(t), len(types)-i))
+	}
+	return append(out, give(everything), give(0))
+}
+
+// mutingAll lets nothing pass that we wrote.
+func mutingAll(own []uint32) []unix.SockFilter {
+	out := []unix.SockFilter{load(unix.BPF_W, offsetPort)}
+	for i, id := range own {
+		ours := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, id))
+		out = append(out, equal(ours, len(own)-i))
 	}
 	return append(out, give(everything), give(0))
 }
@@ -126,10 +142,10 @@ func (l *listener) attach(filter []unix.SockFilter) error {
 
 // hear begins to mute a listener, until deaf. What it may not hear changes with
 // our sockets.
-func (m *memory) hear(l *listener) {
+func (m *memory) hear(l *listener, protocol int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.listeners[l] = true
+	m.listeners[l] = protocol
 	m.mute(l)
 }
 

@@ -96,7 +96,7 @@ func TestMutedInTheKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.close)
-	ours.memory.hear(l)
+	ours.memory.hear(l, unix.NETLINK_ROUTE)
 	write := func(k *Kernel, prefix string) {
 		t.Helper()
 		key := dataplane.RouteKey{Prefix: netip.MustParsePrefix(prefix)}

@@ -189,7 +189,7 @@ func (o *observation) nftables(ctx context.Context, c *nftConn, owned []ruleset.
 			o.put(alias, v)
 			continue
 		}
-		v, err := c.read(chain)
+		v, drops, err := c.read(chain)
 		if err != nil {
 			return fmt.Errorf("read the chain %s: %w", key, err)
 		}
@@ -197,6 +197,9 @@ func (o *observation) nftables(ctx context.Context, c *nftConn, owned []ruleset.
 			v.Rules = append(v.Rules, ruleset.Rule{Verdict: ruleset.Unknown})
 		}
 		o.out.Have.Chains[key] = v
+		if slices.ContainsFunc(v.Rules, func(r ruleset.Rule) bool { return r.Verdict == ruleset.DropCounted }) {
+			o.out.Dropped[key] = drops
+		}
 	}
 	return nil
 }
@@ -217,28 +220,31 @@ func (c *nftConn) dormantTables() (map[ruleset.Key]bool, error) {
 
 // read gives the chain in canonical form. A policy other than accept is
 // something that we never write.
-func (c *nftConn) read(chain *nftables.Chain) (ruleset.Chain, error) {
-	v := ruleset.Chain{Type: string(chain.Type)}
+func (c *nftConn) read(chain *nftables.Chain) (v ruleset.Chain, drops uint64, err error) {
+	v = ruleset.Chain{Type: string(chain.Type)}
 	if chain.Hooknum != nil && chain.Priority != nil {
 		v.Hook, v.Priority = hookName(*chain.Hooknum), int(*chain.Priority)
 	}
 	rules, err := c.GetRules(chain.Table, chain)
 	if err != nil {
-		return v, err
+		return v, 0, err
 	}
 	for _, r := range rules {
+		drops += dropped(r)
 		v.Rules = append(v.Rules, readRule(chain.Table.Family, r))
 	}
 	if chain.Policy != nil && *chain.Policy != nftables.ChainPolicyAccept {
 		v.Rules = append(v.Rules, ruleset.Rule{Verdict: ruleset.Unknown})
 	}
-	return v, nil
+	return v, drops, nil
 }
 
 // hooks of the two IP families that weft uses, by their numbers.
 func hooks() map[ruleset.Hook]nftables.ChainHook {
 	return map[ruleset.Hook]nftables.ChainHook{
 		ruleset.Prerouting:  unix.NF_INET_PRE_ROUTING,
+		ruleset.Input:       unix.NF_INET_LOCAL_IN,
+		ruleset.Output:      unix.NF_INET_LOCAL_OUT,
 		ruleset.Forward:     unix.NF_INET_FORWARD,
 		ruleset.Postrouting: unix.NF_INET_POST_ROUTING,
 	}
@@ -255,6 +261,9 @@ func hookName(n nftables.ChainHook) ruleset.Hook {
 
 // applyTables writes all ops in our own tables in one transaction.
 func (k *Kernel) applyTables(ops []dataplane.Op) (err error) {
+	if err := k.setsFor(ops); err != nil {
+		return facility(err)
+	}
 	for range transactions {
 		err = k.nftDo(func(c *nftConn) error {
 			there, err := c.chainsWhere(func(key ruleset.Key) bool {
@@ -275,48 +284,67 @@ func (k *Kernel) applyTables(ops []dataplane.Op) (err error) {
 			break
 		}
 	}
-	return facility(err)
+	if err != nil {
+		return facility(err)
+	}
+	return k.dropTables(ops)
 }
 
-// queue adds the ops to the transaction. A table loses its last chain together
-// with itself. Tables are visited in order so that a transaction is
+// setsFor makes the sets that rules look into, where no element did yet.
+func (k *Kernel) setsFor(ops []dataplane.Op) error {
+	var needed []ofSet
+	for _, op := range ops {
+		key, _ := op.Key.(ruleset.Key)
+		want, _ := op.New.(ruleset.Chain)
+		needed = append(needed, setsOf(key, want)...)
+	}
+	if len(needed) == 0 {
+		return nil
+	}
+	return k.transact(func(e *encoder) { e.makeSets(needed) })
+}
+
+// dropTables takes away tables whose last chain was deleted and that hold no set
+// either: the kernel refuses others.
+func (k *Kernel) dropTables(ops []dataplane.Op) error {
+	tried := map[ruleset.Set]bool{}
+	for _, op := range ops {
+		key, _ := op.Key.(ruleset.Key)
+		table := ruleset.Set{IPv6: key.IPv6, Table: key.Table}
+		if op.Verb != dataplane.Delete || tried[table] {
+			continue
+		}
+		tried[table] = true
+		err := k.transact(func(e *encoder) { e.table(unix.NFT_MSG_DELTABLE, unix.NLM_F_NONREC, table) })
+		if err = ignoreGone(err); err != nil && !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+	}
+	return nil
+}
+
+// queue adds the ops to the transaction, deletions in order, so that it is
 // reproducible.
 func (c *nftConn) queue(ops []dataplane.Op, there map[ruleset.Key]*nftables.Chain) error {
-	left := map[ruleset.Key]int{} // chains per table after the transaction
-	for key := range there {
-		left[ruleset.Key{IPv6: key.IPv6, Table: key.Table}]++
-	}
 	var deleted []ruleset.Key
 	for _, op := range ops {
 		key, _ := op.Key.(ruleset.Key)
-		table := ruleset.Key{IPv6: key.IPv6, Table: key.Table}
 		old, exists := there[key]
-		switch {
-		case op.Verb == dataplane.Delete && exists:
-			deleted = append(deleted, key)
-			left[table]--
-		case op.Verb == dataplane.Delete:
-		default:
+		if op.Verb != dataplane.Delete {
 			want, _ := op.New.(ruleset.Chain)
 			if err := c.put(key, want, old); err != nil {
 				return err
 			}
-			if !exists {
-				left[table]++
-			}
+		} else if exists {
+			deleted = append(deleted, key)
 		}
 	}
 	slices.SortFunc(deleted, func(a, b ruleset.Key) int { return cmp.Compare(a.String(), b.String()) })
-	dropped := map[ruleset.Key]bool{}
+	for _, key := range deleted { // rules first: they may jump to others of these
+		c.FlushChain(&nftables.Chain{Name: key.Chain, Table: tableOf(key)})
+	}
 	for _, key := range deleted {
-		table := ruleset.Key{IPv6: key.IPv6, Table: key.Table}
-		switch {
-		case left[table] > 0:
-			c.DelChain(&nftables.Chain{Name: key.Chain, Table: tableOf(key)})
-		case !dropped[table]:
-			c.DelTable(tableOf(key))
-			dropped[table] = true
-		}
+		c.DelChain(&nftables.Chain{Name: key.Chain, Table: tableOf(key)})
 	}
 	return nil
 }

@@ -23,6 +23,8 @@ const (
 	udataRule  = userdata.Type('w') // not used by nft (libnftnl, udata.h)
 	udataMax   = 128                // bytes of comment that nft reads (NFTNL_UDATA_COMMENT_MAXLEN)
 	ruleFormat = 1                  // first byte of our TLV
+	// tunnelFormat is the same with conditions on a tunnel's packet behind it.
+	tunnelFormat = 2
 )
 
 var errUserData = errors.New("not the user data of a weft rule")
@@ -39,7 +41,10 @@ func headerOf(f nftables.TableFamily) header {
 
 // expressions are what `nft --debug=netlink` prints for the rule.
 func expressions(f nftables.TableFamily, r ruleset.Rule) ([]expr.Any, error) {
-	var out []expr.Any
+	out, err := tunnelExpressions(f, r.Tunnel)
+	if err != nil {
+		return nil, fmt.Errorf("rule %q: %w", r, err)
+	}
 	if r.Mask != 0 {
 		out = append(out, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1})
 		out = append(out, masked(binaryutil.NativeEndian.PutUint32(r.Mask)),
@@ -50,48 +55,63 @@ func expressions(f nftables.TableFamily, r ruleset.Rule) ([]expr.Any, error) {
 		match  ruleset.Match
 		offset uint32
 	}{{r.Src, h.src}, {r.Dst, h.dst}} {
-		p := side.match.Prefix
-		if !p.IsValid() {
+		if !side.match.Prefix.IsValid() {
 			continue
 		}
-		if p.Addr().BitLen() != int(h.size)*8 {
-			return nil, fmt.Errorf("rule %q: %s is of the other address family than its table", r, p)
+		field := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: side.offset, Len: h.size}
+		matched, err := compare(field, side.match, h)
+		if err != nil {
+			return nil, fmt.Errorf("rule %q: %w", r, err)
 		}
-		op := expr.CmpOpEq
-		if side.match.Not {
-			op = expr.CmpOpNeq
-		}
-		out = append(out,
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: side.offset, Len: h.size},
-			masked(ones(p.Bits(), int(h.size))),
-			&expr.Cmp{Op: op, Register: 1, Data: p.Masked().Addr().AsSlice()})
+		out = append(out, matched...)
 	}
 	verdict, err := verdictOf(r.Verdict)
 	if err != nil {
 		return nil, fmt.Errorf("rule %q: %w", r, err)
 	}
-	return append(out, verdict), nil
+	return append(out, verdict...), nil
 }
 
-func verdictOf(v ruleset.Verdict) (expr.Any, error) {
+// compare matches an address that is loaded into the first register.
+func compare(field expr.Any, m ruleset.Match, h header) ([]expr.Any, error) {
+	p := m.Prefix
+	if p.Addr().BitLen() != int(h.size)*8 {
+		return nil, fmt.Errorf("%s is of the other address family than its table", p)
+	}
+	op := expr.CmpOpEq
+	if m.Not {
+		op = expr.CmpOpNeq
+	}
+	return []expr.Any{
+		field, masked(ones(p.Bits(), int(h.size))), &expr.Cmp{Op: op, Register: 1, Data: p.Masked().Addr().AsSlice()},
+	}, nil
+}
+
+func verdictOf(v ruleset.Verdict) ([]expr.Any, error) {
 	switch v {
 	case ruleset.Accept:
-		return &expr.Verdict{Kind: expr.VerdictAccept}, nil
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}, nil
 	case ruleset.Return:
-		return &expr.Verdict{Kind: expr.VerdictReturn}, nil
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}, nil
 	case ruleset.Drop:
-		return &expr.Verdict{Kind: expr.VerdictDrop}, nil
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}, nil
+	case ruleset.DropCounted:
+		return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}, nil
+	case ruleset.Untrack:
+		return []expr.Any{&expr.Notrack{}, &expr.Verdict{Kind: expr.VerdictReturn}}, nil
 	case ruleset.Masquerade:
-		return &expr.Masq{}, nil
+		return []expr.Any{&expr.Masq{}}, nil
 	case ruleset.MasqueradeFullyRandom:
-		return &expr.Masq{FullyRandom: true}, nil
+		return []expr.Any{&expr.Masq{FullyRandom: true}}, nil
 	}
 	return nil, fmt.Errorf("verdict %q can't be written", v)
 }
 
-func masked(mask []byte) expr.Any {
+func masked(mask []byte) expr.Any { return maskedAt(1, mask) }
+
+func maskedAt(register uint32, mask []byte) expr.Any {
 	return &expr.Bitwise{
-		SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask)),
+		SourceRegister: register, DestRegister: register, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask)),
 	}
 }
 
@@ -107,6 +127,7 @@ func ones(bits, size int) []byte {
 func verdicts() []ruleset.Verdict {
 	return []ruleset.Verdict{
 		ruleset.Accept, ruleset.Return, ruleset.Drop, ruleset.Masquerade, ruleset.MasqueradeFullyRandom,
+		ruleset.DropCounted, ruleset.Untrack,
 	}
 }
 
@@ -125,6 +146,10 @@ func encodeRule(r ruleset.Rule) ([]byte, error) {
 	b = binary.BigEndian.AppendUint32(b, r.Mark)
 	b = binary.BigEndian.AppendUint32(b, r.Mask)
 	b = appendMatch(appendMatch(b, r.Src), r.Dst)
+	if r.Tunnel != (ruleset.Tunnel{}) {
+		b[0] = tunnelFormat
+		b = appendTunnel(b, r.Tunnel)
+	}
 	var out []byte
 	if r.Comment != "" {
 		out = userdata.AppendString(out, userdata.TypeComment, r.Comment)
@@ -178,15 +203,21 @@ func decodeRule(data []byte) (ruleset.Rule, error) {
 	}
 	r.Comment = comment
 	known := verdicts()
-	if len(b) < 10 || b[0] != ruleFormat || int(b[1]) >= len(known) {
+	if len(b) < 10 || b[0] != ruleFormat && b[0] != tunnelFormat || int(b[1]) >= len(known) {
 		return ruleset.Rule{}, errUserData
 	}
 	r.Verdict = known[b[1]]
 	r.Mark, r.Mask = binary.BigEndian.Uint32(b[2:]), binary.BigEndian.Uint32(b[6:])
+	tunnel := b[0] == tunnelFormat
 	b = b[10:]
 	for _, m := range []*ruleset.Match{&r.Src, &r.Dst} {
 		var err error
 		if *m, b, err = takeMatch(b); err != nil {
+			return ruleset.Rule{}, err
+		}
+	}
+	if tunnel {
+		if r.Tunnel, b, err = takeTunnel(b); err != nil {
 			return ruleset.Rule{}, err
 		}
 	}
@@ -223,9 +254,7 @@ func readRule(f nftables.TableFamily, have *nftables.Rule) ruleset.Rule {
 		return unknown
 	}
 	for i := range want {
-		a, errA := expr.Marshal(byte(f), want[i])
-		b, errB := expr.Marshal(byte(f), have.Exprs[i])
-		if errA != nil || errB != nil || !bytes.Equal(a, b) {
+		if !sameExpression(f, want[i], have.Exprs[i]) {
 			return unknown
 		}
 	}

@@ -85,7 +85,7 @@ func TestRoutesThatPassInTheKernel(t *testing.T) {
 	}
 	t.Cleanup(l.close)
 	k.memory.domain.Networks = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd00:42::/48")}
-	k.memory.hear(l)
+	k.memory.hear(l, unix.NETLINK_ROUTE)
 	h, err := netlink.NewHandleAt(n.Handle(), unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)

@@ -37,14 +37,16 @@ func (k *Kernel) Observe(ctx context.Context, s dataplane.Scope) (dataplane.Obse
 	o := &observation{k: k, scope: s, names: map[int]string{}, out: dataplane.Observed{
 		Have: dataplane.State{
 			Links: map[string]dataplane.Link{}, Addrs: map[dataplane.AddrKey]struct{}{},
-			FDB: map[dataplane.FDBKey]netip.Addr{}, Neighs: map[dataplane.NeighKey]mac.Addr{},
+			Elems: map[ruleset.Elem]struct{}{},
+			FDB:   map[dataplane.FDBKey]netip.Addr{}, Neighs: map[dataplane.NeighKey]mac.Addr{},
 			Routes: map[dataplane.RouteKey]dataplane.Route{}, Chains: map[ruleset.Key]ruleset.Chain{},
 			Sysctls: map[string]string{},
 		},
 		Occupied: dataplane.State{
 			Links: map[string]dataplane.Link{}, Routes: map[dataplane.RouteKey]dataplane.Route{},
 		},
-		Absent: map[string]bool{},
+		Absent:  map[string]bool{},
+		Dropped: map[ruleset.Key]uint64{},
 	}}
 	o.nexthops = map[dataplane.RouteKey]uint32{}
 	k.memory.enter(s)
@@ -84,10 +86,10 @@ func (o *observation) many() (err error) {
 	return nil
 }
 
-// tables reads FDB, neighbours, routes, and what routes go by. While dumps give
+// tables reads elements, FDB, neighbours, routes, and what routes go by. While dumps give
 // nothing but the mark, it files nothing.
 func (o *observation) tables() error {
-	for _, table := range []func() error{o.fdb, o.neighs, o.routes, o.useOfNexthops} {
+	for _, table := range []func() error{o.elements, o.fdb, o.neighs, o.routes, o.useOfNexthops} {
 		if err := table(); err != nil {
 			return err
 		}

@@ -34,13 +34,15 @@ func (k *Kernel) Watch(ctx context.Context, dirty chan<- dataplane.Scope) error 
 		return err
 	}
 	defer routes.close()
-	k.memory.hear(routes)
+	k.memory.hear(routes, unix.NETLINK_ROUTE)
 	defer k.memory.deaf(routes)
 	listeners := map[*listener]func(syscall.NetlinkMessage) dataplane.Scope{routes: k.memory.routeChange}
 	filter, err := k.ns.listen(unix.NETLINK_NETFILTER, k.watchBytes, nfnlgrpNFTables)
 	switch {
 	case err == nil:
 		defer filter.close()
+		k.memory.hear(filter, unix.NETLINK_NETFILTER)
+		defer k.memory.deaf(filter)
 		listeners[filter] = k.memory.chainChange
 	case !errors.Is(err, unix.EPROTONOSUPPORT):
 		return err

@@ -90,6 +90,15 @@ func (e *encoder) attr(kind int, value []byte) {
 	}
 }
 
+// nest begins an attribute that holds others, until unnest.
+func (e *encoder) nest(kind int) (at int) {
+	at = len(e.buf)
+	e.attr(kind|unix.NLA_F_NESTED, nil)
+	return at
+}
+
+func (e *encoder) unnest(at int) { binary.NativeEndian.PutUint16(e.buf[at:], uint16(len(e.buf)-at)) }
+
 func (e *encoder) uint32Attr(kind int, v uint32) {
 	var b [4]byte
 	binary.NativeEndian.PutUint32(b[:], v)

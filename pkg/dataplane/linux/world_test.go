@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -128,6 +129,9 @@ func (a *admin) Put(s dataplane.State) {
 			a.local(k)
 		}
 	}
+	newFirewall(a.t, a.ns).elements(s.Elems, func(f *firewall, set *nftables.Set, one []nftables.SetElement) error {
+		return f.SetAddElements(set, one)
+	})
 	for k, vtep := range s.FDB {
 		a.must(a.NeighSet(&netlink.Neigh{
 			Family: unix.AF_BRIDGE, LinkIndex: a.index(k.Link), State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF,
@@ -266,6 +270,9 @@ func (a *admin) Delete(s dataplane.State) {
 			IP: a.vtepOf(k).AsSlice(),
 		}))
 	}
+	newFirewall(a.t, a.ns).elements(s.Elems, func(f *firewall, set *nftables.Set, one []nftables.SetElement) error {
+		return f.SetDeleteElements(set, one)
+	})
 	for k := range s.Addrs {
 		a.must(a.AddrDel(a.link(k.Link), &netlink.Addr{IPNet: ipNet(k.Prefix)}))
 	}

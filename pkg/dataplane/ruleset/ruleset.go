@@ -80,7 +80,9 @@ type Hook string
 // The hooks that weft uses (netfilter, include/uapi/linux/netfilter.h).
 const (
 	Prerouting  Hook = "prerouting"
+	Input       Hook = "input"
 	Forward     Hook = "forward"
+	Output      Hook = "output"
 	Postrouting Hook = "postrouting"
 )
 
@@ -153,6 +155,8 @@ const (
 	Accept                Verdict = "accept"
 	Return                Verdict = "return"
 	Drop                  Verdict = "drop"
+	DropCounted           Verdict = "counter drop"   // how many there were is in Observed.Dropped
+	Untrack               Verdict = "notrack return" // conntrack leaves the packet alone
 	Masquerade            Verdict = "masquerade"
 	MasqueradeFullyRandom Verdict = "masquerade fully-random"
 	Unknown               Verdict = "unknown"
@@ -160,6 +164,7 @@ const (
 
 // Rule matches a packet that satisfies all of its conditions. It is comparable.
 type Rule struct {
+	Tunnel   Tunnel // nftables only
 	Src, Dst Match
 	Mark     uint32 // the packet's mark, under Mask, must be this
 	Mask     uint32 // 0: marks don't matter
@@ -170,6 +175,7 @@ type Rule struct {
 // String is the rule nearly as nft prints it.
 func (r Rule) String() string {
 	var b strings.Builder
+	r.Tunnel.write(&b)
 	if r.Mask != 0 {
 		fmt.Fprintf(&b, "meta mark & %#x == %#x ", r.Mask, r.Mark)
 	}
