@@ -38,7 +38,11 @@ const socketMode = 0o660
 // control is what weftctl may ask for.
 func (n *Node) control() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, n.Status()) })
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		status := n.Status()
+		n.countDropped(r.Context(), &status.Tunnel)
+		writeJSON(w, status)
+	})
 	mux.HandleFunc("GET /v1/plan", func(w http.ResponseWriter, r *http.Request) {
 		plan, err := n.loop.Plan(r.Context())
 		if err != nil {

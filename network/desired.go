@@ -14,8 +14,10 @@ import (
 
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/network/masq"
+	"github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/layers"
+	"github.com/weftnet/weft/pkg/dataplane/reconcile"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/subnet"
 )
@@ -27,6 +29,7 @@ const (
 	layerBase      = "base"
 	layerPeers     = "peers"
 	layerRules     = "rules"
+	layerTunnel    = "tunnel"
 	layerConfirmed = "confirmed"
 )
 
@@ -56,6 +59,7 @@ type pieces struct {
 	turnover turnover
 	// retired are devices of configurations of before, see retire.
 	retired  map[string]dataplane.Link
+	door     door
 	suffixes []string // of this configuration and of those before
 	options  masq.Options
 }
@@ -104,8 +108,10 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 	for i := range p.peers {
 		p.peers[i].revision, p.peers[i].fragment = stale, layers.Fragment{}
 	}
+	p.door.renew(p.door.wish, &base, h)
 	*p = pieces{
 		peers:    p.peers,
+		door:     p.door,
 		retired:  retired,
 		suffixes: suffixes,
 		options:  options,
@@ -174,6 +180,7 @@ func (p *pieces) update(b backend.Backend, facts dataplane.Facts, admitted []sub
 		}
 		var state dataplane.State
 		if state, got.err = b.Peer(p.host, *l); got.err == nil {
+			p.door.admit(&state, l)
 			got.fragment = layers.New(l.ID, state)
 		}
 		fresh = append(fresh, got)
@@ -258,18 +265,16 @@ func (n *Node) apply(ctx context.Context) {
 	}
 	peers, bad := n.pieces.forPeers(b, facts, ok, time.Now())
 	no = append(no, bad...)
+	untrack, reason := tunnel.Untrack(n.opts.Tunnel.Untrack, n.view.facts.Firewall)
+	door := n.pieces.door.fragments(n.view.confirmed, untrack)
 	if anew {
-		n.refusedBase(n.loop.Set(layerBase, n.pieces.base))
-		n.refusedBase(n.loop.Set(layerRules, n.pieces.rules))
 		n.logHost(h, b)
 		n.tellEngine(why)
 	}
-	refused := n.loop.Set(layerPeers, peers)
-	for _, r := range refused {
+	n.tellTunnel(untrack, reason)
+	left := n.setLayers(anew, peers, door)
+	for _, r := range left {
 		no = append(no, subnet.Skipped{ID: r.ID, Field: r.Entry, Reason: "is held already by " + r.Holder})
-	}
-	if n.view.confirmed {
-		n.loop.Set(layerConfirmed, nil)
 	}
 	if anew { // last, so that the first full round sees every layer
 		n.loop.Own(n.pieces.domainOf(h))
@@ -278,9 +283,34 @@ func (n *Node) apply(ctx context.Context) {
 	n.tellPeers(no)
 	n.view.admitted = admitted{b, ok, no}
 	n.updateStatus(func(s *Status) {
-		s.fillPeers(h, b.MTU(h), len(peers)-len(refused), no)
+		s.fillPeers(h, b.MTU(h), len(peers)-len(left), no)
+		s.Tunnel = n.tunnelStatus(untrack, reason)
+		n.counting = tunnel.Counting(n.pieces.door.now)
 		s.Rules = RulesStatus{why.String(), why.reason, why.warning}
 	})
+}
+
+// setLayers gives what is wanted to the loop, all at once: rules that shut out whom no
+// element lets in, and these elements. It gives the peers that were left out.
+func (n *Node) setLayers(anew bool, peers, door []layers.Fragment) (left []layers.Refused) {
+	next := []reconcile.Layer{{Name: layerPeers, Fragments: peers}, {Name: layerTunnel, Fragments: door}}
+	if anew {
+		base := []reconcile.Layer{
+			{Name: layerBase, Fragments: n.pieces.base}, {Name: layerRules, Fragments: n.pieces.rules},
+		}
+		next = append(base, next...)
+	}
+	if n.view.confirmed {
+		next = append(next, reconcile.Layer{Name: layerConfirmed})
+	}
+	for _, r := range n.loop.Set(next...) {
+		if r.Layer == layerPeers {
+			left = append(left, r)
+			continue
+		}
+		n.refusedBase(r)
+	}
+	return left
 }
 
 func (n *Node) backend(cfg subnet.Config) (backend.Backend, error) {
@@ -321,11 +351,9 @@ func (n *Node) tellEngine(e engine) {
 }
 
 // refusedBase can't happen unless two layers of ours want one key: our bug.
-func (n *Node) refusedBase(refused []layers.Refused) {
-	for _, r := range refused {
-		n.opts.Log.WithFields(logrus.Fields{"layer": r.Layer, "entry": r.Entry, "holder": r.Holder}).
-			Error("two parts of weft want one entry; please report this")
-	}
+func (n *Node) refusedBase(r layers.Refused) {
+	n.opts.Log.WithFields(logrus.Fields{"layer": r.Layer, "entry": r.Entry, "holder": r.Holder}).
+		Error("two parts of weft want one entry; please report this")
 }
 
 func (n *Node) logSkipped(no []subnet.Skipped) {

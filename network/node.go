@@ -30,6 +30,7 @@ import (
 	"github.com/weftnet/weft/pkg/commands/runner"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/reconcile"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/health"
 	"github.com/weftnet/weft/pkg/version"
 	"github.com/weftnet/weft/subnet"
@@ -48,6 +49,7 @@ type Options struct {
 	Forward     bool // --iptables-forward-rules
 	Blackhole   bool // --ip-blackhole-route
 	FullyRandom bool
+	Tunnel      TunnelOptions
 	// Pods is the host's side of pods' attachments, which is mended by the
 	// records in Attachments; nil leaves them alone.
 	Pods        PodKernel
@@ -75,6 +77,8 @@ type Node struct {
 	seen   map[string]bool // what was logged once already
 	told   engine          // likewise
 
+	toldTunnel toldTunnel
+
 	poke chan struct{} // a round ended: look at readiness and facts
 	asks chan func()   // questions for steer, which alone knows the view
 
@@ -89,6 +93,8 @@ type Node struct {
 	ledger ledger
 	status Status
 	ready  bool
+
+	counting []ruleset.Key // chains that count what they drop
 }
 
 // view is what the node knows now. Only steer touches it.
@@ -128,9 +134,10 @@ func New(opts Options) *Node {
 	if s, ok := opts.Store.(outspoken); ok {
 		s.OnOutage(n.onOutage)
 	}
+	n.pieces.door.wish = opts.Tunnel
 	_, _ = rand.Read(n.random[:]) // never fails (crypto/rand, Go 1.24)
 	n.loop = reconcile.New(opts.Kernel, reconcile.Options{
-		Layers:  []string{layerBase, layerPeers, layerRules, layerConfirmed},
+		Layers:  []string{layerBase, layerPeers, layerRules, layerTunnel, layerConfirmed},
 		OnRound: n.onRound,
 		OnFacts: n.onFacts,
 	})
@@ -138,7 +145,8 @@ func New(opts Options) *Node {
 }
 
 // Run brings the node up and keeps it so until ctx ends. It returns nil then;
-// everything in the kernel stays as it is, so that packets keep flowing.
+// everything in the kernel stays as it is, so that packets keep flowing. Only the
+// filter on the tunnel goes: it would keep out nodes that come later.
 func (n *Node) Run(ctx context.Context) error {
 	n.started = time.Now()
 	n.happened(events.Started, "", version.Short())
@@ -171,6 +179,7 @@ func (n *Node) Run(ctx context.Context) error {
 		g.Go(func() error { return n.opts.Commands.Run(ctx, n.onCommand) })
 	}
 	err := g.Wait()
+	n.openDoor()
 	n.notifyStopping()
 	if errors.Is(err, context.Canceled) {
 		return nil

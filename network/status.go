@@ -18,6 +18,7 @@ type Status struct {
 	Peers    int              `json:"peers"` // programmed
 	Skipped  []subnet.Skipped `json:"skipped,omitempty"`
 	Rules    RulesStatus      `json:"rules"`
+	Tunnel   TunnelStatus     `json:"tunnel"`
 	Store    StoreStatus      `json:"store"`
 	Rounds   int              `json:"rounds"`           // passes of the loop that read all, wrote or failed
 	Ops      int              `json:"ops"`              // kernel writes since the start

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/network/tunnel"
 )
 
 // rows is a table of two columns.
@@ -67,6 +68,9 @@ func (r rows) daemon(s network.Status, now time.Time) {
 	if s.Rules.Warning != "" {
 		r.add("", s.Rules.Warning)
 	}
+	if s.Tunnel.Filter != "" {
+		r.add("Tunnel", tunnelText(s.Tunnel))
+	}
 	r.add("Peers", fmt.Sprintf("%d programmed, %d left out", s.Peers, len(s.Skipped)))
 	r.add("Store", storeText(s.Store, now))
 	if s.Store.Away != "" {
@@ -74,6 +78,21 @@ func (r rows) daemon(s network.Status, now time.Time) {
 	}
 	r.add("Kernel", fmt.Sprintf("%d rounds, %d writes, last round took %s", s.Rounds, s.Ops, s.LastTook))
 	r.add("Drift", driftText(s))
+}
+
+// tunnelText is "filter strict, 3 packets dropped; not tracked: no firewall …".
+func tunnelText(t network.TunnelStatus) string {
+	s := "filter " + t.Filter
+	switch {
+	case t.Uncounted != "":
+		s += ", packets dropped can't be told: " + t.Uncounted
+	case t.Filter != string(tunnel.Off):
+		s += fmt.Sprintf(", %d packets dropped", t.Dropped)
+	}
+	if t.Untracked {
+		return s + "; not tracked: " + t.Reason
+	}
+	return s + "; tracked: " + t.Reason
 }
 
 func storeText(s network.StoreStatus, now time.Time) string {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/cnifiles"
 	"github.com/weftnet/weft/subnet/etcd/embedded"
@@ -32,6 +33,8 @@ type settings struct {
 	blackhole                      bool
 	extension                      bool
 	resync                         int
+	filter                         string
+	notrack                        bool
 	healthzIP                      string
 	healthzPort                    int
 	embedded                       bool
@@ -77,6 +80,7 @@ func groups() []group {
 			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules", "iptables-resync",
 			"ip-blackhole-route", "attachments-dir", "extension-commands",
 		}},
+		{"Tunnel: its own packets, on the underlay", []string{"vxlan-filter", "vxlan-notrack"}},
 		{"CNI files: installed once pods can be served, and again when somebody removes them", []string{
 			"cni-conf", "cni-conf-file", "cni-bin-dir", "cni-plugin",
 		}},
@@ -136,6 +140,10 @@ func (s *settings) nodeFlags(fs *flag.FlagSet) {
 		"`directory` where the CNI plugin records pods' attachments, by which they are mended; empty: they are left alone")
 	fs.BoolVar(&s.blackhole, "ip-blackhole-route", false,
 		"drop what is for an address of our own subnet that no pod has, instead of sending it elsewhere")
+	fs.StringVar(&s.filter, "vxlan-filter", string(tunnel.Strict), "whose `packets` come in: strict: of known nodes, with a source that is theirs; "+
+		"vtep-only: of known nodes; off: everyone's")
+	fs.BoolVar(&s.notrack, "vxlan-notrack", true,
+		"leave the tunnel's packets out of connection tracking, where no firewall of the host would mind")
 }
 
 func (s *settings) runningFlags(fs *flag.FlagSet) {

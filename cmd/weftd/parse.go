@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/weftnet/weft/network/tunnel"
 )
 
 // parse reads the command line, then the environment for what that does not
@@ -151,6 +153,7 @@ func (s *settings) check() error {
 	wrong(s.cni.Plugin != "" && s.cni.Source == "", "--cni-plugin goes with --cni-conf, --cni-conf-file and --cni-bin-dir")
 	wrong(s.healthzPort < 0 || s.healthzPort > 65535, "--healthz-port %d: a port is 0 to 65535", s.healthzPort)
 	wrong(s.resync < 1, "--iptables-resync %d: must be 1 second or more", s.resync)
+	wrong(!tunnel.Filter(s.filter).Known(), "--vxlan-filter %q: use strict, vtep-only or off", s.filter)
 	wrong(!slices.Contains([]string{"error", "warn", "info", "debug"}, s.logLevel),
 		"--log-level %q: use error, warn, info or debug", s.logLevel)
 	wrong(s.logFormat != "text" && s.logFormat != "json", "--log-format %q: use text or json", s.logFormat)

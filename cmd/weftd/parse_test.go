@@ -208,6 +208,9 @@ func checks() map[string]parseCase {
 		},
 		"a resync of 0": {args: []string{"--iptables-resync=0"}, err: "--iptables-resync 0: must be 1 second or more"},
 		"not a port":    {args: []string{"--healthz-port=65536"}, err: "--healthz-port 65536: a port is 0 to 65535"},
+		"not a filter": {
+			args: []string{"--vxlan-filter=on"}, err: `--vxlan-filter "on": use strict, vtep-only or off`,
+		},
 		"not a format":  {args: []string{"--log-format=xml"}, err: `--log-format "xml": use text or json`},
 		"a level twice": {args: []string{"--log-level=error", "-v=9"}, want: map[string]string{"log-level": "error", "v": "9"}},
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/weftnet/weft/backend/hostgw"
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/network/uplink"
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/commands/runner"
@@ -107,6 +108,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		Forward:     s.forwardRules,
 		Blackhole:   s.blackhole,
 		FullyRandom: !s.noRandom,
+		Tunnel:      network.TunnelOptions{Filter: tunnel.Filter(s.filter), Untrack: s.notrack},
 		SubnetFile:  s.subnetFile,
 		StateDir:    s.stateDir,
 		Socket:      s.socket,

@@ -164,6 +164,7 @@ func refusedByProgram(t *testing.T) []mistake {
 		{what: "the other family", given: "--public-ip=2001:db8::1"},
 		{what: "no expression", given: "--iface-regex=eth("},
 		{what: "no level", given: "--log-level=loud"},
+		{what: "no filter", given: "--vxlan-filter=on"},
 		{what: "no format", given: "--log-format=xml"},
 		{what: "no module", given: "--vmodule=node"},
 		{what: "no place in the source", given: "--log_backtrace_at=node:1"},

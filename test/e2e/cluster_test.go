@@ -111,6 +111,7 @@ type daemon struct {
 	args []string
 	env  []string // beside our own
 	path string   // of the program
+	open bool     // it was stopped in peace: the tunnel's filter has to be put back
 	proc *topology.Process
 }
 
@@ -176,6 +177,7 @@ func (d *daemon) start() *daemon {
 func (d *daemon) kill() {
 	_ = d.proc.Signal(syscall.SIGKILL)
 	<-d.proc.Done()
+	d.open = false
 }
 
 // stop ends it in peace.
@@ -186,6 +188,7 @@ func (d *daemon) stop() {
 	if err := d.proc.Stop(ctx); err != nil {
 		d.t.Fatalf("stop %s: %v", d.node.Name, err)
 	}
+	d.open = true
 }
 
 // status asks the daemon's control socket.

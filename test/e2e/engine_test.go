@@ -231,7 +231,8 @@ func (d *daemon) awaitEngine(name, reason string) {
 	})
 }
 
-// only wants rules of ours and of flannel's in one engine and in no other.
+// only wants rules of ours and of flannel's in one engine and in no other, but those
+// on the tunnel's own packets, which nftables alone can have.
 func (c *cluster) only(node int, engine string) {
 	c.t.Helper()
 	have := map[string]bool{}
@@ -240,9 +241,10 @@ func (c *cluster) only(node int, engine string) {
 		if err != nil {
 			return err
 		}
-		tables, err := conn.ListTables()
-		for _, table := range tables {
-			if strings.HasPrefix(table.Name, "weft") || strings.HasPrefix(table.Name, "flannel") {
+		chains, err := conn.ListChains()
+		for _, chain := range chains {
+			ours := strings.HasPrefix(chain.Table.Name, "weft") || strings.HasPrefix(chain.Table.Name, "flannel")
+			if ours && !strings.HasPrefix(chain.Name, "tunnel-") {
 				have["nftables"] = true
 			}
 		}

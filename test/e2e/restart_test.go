@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/network"
 )
 
 // TestRestartUnderTraffic ends and starts a daemon over and over in every way,
@@ -80,8 +82,17 @@ func timed(f func()) time.Duration {
 	return time.Since(began).Round(time.Millisecond)
 }
 
+// closing is how many chains a daemon has to write that closes the tunnel again: in
+// each family the one that stayed, and the one that went.
+func (d *daemon) closing(s network.Status) int {
+	if !d.open || s.Tunnel.Filter == "" {
+		return 0
+	}
+	return 2 * len(s.Node.Subnets)
+}
+
 // unchanged waits until the daemon is ready, and has heard the store if that is
-// there, and wants it to have written nothing.
+// there, and wants it to have written nothing but that.
 func (d *daemon) unchanged(store bool) {
 	d.t.Helper()
 	eventually(d.t, 20*time.Second, func() error {
@@ -93,7 +104,7 @@ func (d *daemon) unchanged(store bool) {
 			return fmt.Errorf("%s: ready %v %v, %d peers", d.node.Name, s.Ready, s.Reasons, s.Peers)
 		case store && s.Store.Heard.IsZero():
 			return fmt.Errorf("%s has not heard the store", d.node.Name)
-		case s.Ops != 0:
+		case s.Ops != 0 && s.Ops != d.closing(s):
 			d.t.Fatalf("%s: %d writes to a kernel that was right", d.node.Name, s.Ops)
 		}
 		return nil

@@ -51,10 +51,7 @@ func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpErr
 			a.fail(op, ctx.Err())
 		case op.Kind == dataplane.KindElem:
 			run := sameKind(p.Ops[i:])
-			err := k.applyElems(run)
-			for _, op := range run {
-				a.fail(op, err)
-			}
+			k.applyElems(run, a.fail)
 			i += len(run) - 1
 		case batched(op.Kind):
 			a.add(op)

@@ -30,6 +30,7 @@ func (m *memory) chainChange(msg syscall.NetlinkMessage) dataplane.Scope {
 	}
 	s := m.touchedChains(msg)
 	m.touched.Add(s)
+	s.Facts = m.guardChange(msg)
 	return s
 }
 

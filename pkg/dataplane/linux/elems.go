@@ -84,14 +84,28 @@ func (k *Kernel) transact(encode func(*encoder)) error {
 	return cmp.Or(err, failed)
 }
 
-// applyElems writes ops that follow each other in a plan.
-func (k *Kernel) applyElems(ops []dataplane.Op) error {
+// applyElems writes ops that follow each other in a plan: together, or where that
+// fails set by set, so that one that can't be written does not stop the others.
+func (k *Kernel) applyElems(ops []dataplane.Op, fail func(dataplane.Op, error)) {
 	for part := range slices.Chunk(ops, maxTransaction) {
-		if err := k.writeElems(part); err != nil {
-			return facility(err)
+		if k.writeElems(part) == nil {
+			continue
+		}
+		own := map[ruleset.Set][]dataplane.Op{}
+		for _, op := range part {
+			el, _ := op.Key.(ruleset.Elem)
+			own[el.Set] = append(own[el.Set], op)
+		}
+		for set, ops := range own {
+			err := facility(k.writeElems(ops))
+			if errors.Is(err, unix.EEXIST) {
+				err = fmt.Errorf("%w: there is a set of another kind; delete it (nft delete set %s)", err, set)
+			}
+			for _, op := range ops {
+				fail(op, err)
+			}
 		}
 	}
-	return nil
 }
 
 func (k *Kernel) writeElems(ops []dataplane.Op) (err error) {

@@ -178,3 +178,13 @@ func exprText(t testing.TB, family byte, exprs []expr.Any) string {
 	}
 	return strings.Join(out, " ")
 }
+
+// addOtherSet makes a set of single addresses.
+func (f *firewall) addOtherSet(table, name string) {
+	f.t.Helper()
+	in := f.AddTable(&nftables.Table{Name: table, Family: nftables.TableFamilyIPv4})
+	if err := f.AddSet(&nftables.Set{Table: in, Name: name, KeyType: nftables.TypeIPAddr}, nil); err != nil {
+		f.t.Fatal(err)
+	}
+	f.flush()
+}

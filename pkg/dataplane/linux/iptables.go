@@ -293,7 +293,10 @@ func (k *Kernel) firewallFacts() (ruleset.Facts, error) {
 		}
 		return err
 	})
-	if err != nil && !lacking(err) {
+	if f.NoNFTables = lacking(err); err != nil && !f.NoNFTables {
+		return f, err
+	}
+	if f.Stateful, err = k.guards(); err != nil {
 		return f, err
 	}
 	forward.Engine = ruleset.IPTablesLegacy

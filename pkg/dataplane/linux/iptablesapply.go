@@ -146,9 +146,8 @@ func (c *nftConn) deleteJumps(key ruleset.Key, jumps []jump, itself bool) error 
 // errKept is why rules of one engine stay while another's can't be written.
 var errKept = errors.New("kept until the rules that take its place stand")
 
-// applyChains writes the chains engine by engine: first those of the engine that
-// comes first in the plan, which is where new ones are made. As long as these
-// don't stand, those of other engines stay.
+// applyChains writes the chains engine by engine, new ones first. As long as these
+// don't stand, those that are to go stay.
 func (k *Kernel) applyChains(ctx context.Context, ops []dataplane.Op, fail func(dataplane.Op, error)) {
 	short := false // something that was to be made is not there
 	note := func(op dataplane.Op, err error) {
@@ -199,8 +198,24 @@ type engineOps struct {
 	ops    []dataplane.Op
 }
 
-// byEngine groups ops in the order in which their engines come first.
+// byEngine groups ops in the order in which their engines come first. Where there are
+// several, all is made before anything is deleted.
 func byEngine(ops []dataplane.Op) []engineOps {
+	if groups := grouped(ops); len(groups) <= 1 {
+		return groups
+	}
+	var puts, deletes []dataplane.Op
+	for _, op := range ops {
+		if op.Verb == dataplane.Delete {
+			deletes = append(deletes, op)
+		} else {
+			puts = append(puts, op)
+		}
+	}
+	return append(grouped(puts), grouped(deletes)...)
+}
+
+func grouped(ops []dataplane.Op) []engineOps {
 	var out []engineOps
 	at := map[ruleset.Engine]int{}
 	for _, op := range ops {

@@ -28,6 +28,8 @@ type legacyTable struct {
 	chains []string // that users made
 	drops  bool     // the policy of its FORWARD chain is drop
 	digest uint64   // of all but counters
+	// stateful are chains as in ruleset.Facts: what is to be said behind the table.
+	stateful []string
 }
 
 // legacyLayout is where things are in the answers, for one family.
@@ -158,6 +160,7 @@ func (l legacyLayout) parse(info, entries []byte) (legacyTable, error) {
 	if len(info) != legacyInfoSize {
 		return t, errNotATable
 	}
+	w := newLegacyWalk(info)
 	forward := int(binary.NativeEndian.Uint32(info[legacyNameSize+4+4*legacyHooks+4*unix.NF_INET_FORWARD:]))
 	hooked := binary.NativeEndian.Uint32(info[legacyNameSize:])&(1<<unix.NF_INET_FORWARD) != 0
 	for at := 0; at < len(entries); {
@@ -173,14 +176,16 @@ func (l legacyLayout) parse(info, entries []byte) (legacyTable, error) {
 		clear(e[l.counters : l.counters+counterSize])
 		name := e[target+targetNameAt : target+targetNameAt+targetNameSize]
 		data := e[target+targetHeader : next]
+		w.add(legacyEntry{at, at + next, matchesOf(e[l.size:target]), cString(name), data})
 		switch {
-		case cString(name) == "ERROR" && len(data) >= errorNameSize && at+next < len(entries): // the head of a chain
+		case cString(name) == errorTarget && len(data) >= errorNameSize && at+next < len(entries): // the head of a chain
 			t.chains = append(t.chains, cString(data[:errorNameSize]))
 		case cString(name) == "" && len(data) >= 4 && hooked && at == forward:
 			t.drops = int32(binary.NativeEndian.Uint32(data)) == verdictDrop
 		}
 		at += next
 	}
+	t.stateful = w.stateful()
 	h := fnv.New64a()
 	_, _ = h.Write(info)
 	_, _ = h.Write(entries)

@@ -71,6 +71,15 @@ func (m *memory) legacyChains() []ruleset.Key {
 	return keys
 }
 
+// guardsTurned tells whether chains of iptables-legacy that Facts.Stateful was made
+// of are others now.
+func (k *Kernel) guardsTurned() bool {
+	now, err := k.legacyStateful()
+	k.memory.mu.Lock()
+	defer k.memory.mu.Unlock()
+	return err == nil && k.memory.guards != nil && !slices.Equal(now, k.memory.legacyGuards)
+}
+
 // watchLegacy looks whether tables of iptables-legacy change. It runs no
 // program; the first look counts as a change.
 func (k *Kernel) watchLegacy(ctx context.Context, p *pending) error {
@@ -94,6 +103,6 @@ func (k *Kernel) watchLegacy(ctx context.Context, p *pending) error {
 			}
 		}
 		seen = now
-		p.add(dataplane.Scope{Keys: dataplane.State{Chains: changed}})
+		p.add(dataplane.Scope{Keys: dataplane.State{Chains: changed}, Facts: k.guardsTurned()})
 	}
 }

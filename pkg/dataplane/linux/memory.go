@@ -34,10 +34,13 @@ type memory struct {
 	chains  map[ruleset.Key]bool
 	elems   bool // elements of ours were seen or written
 	// full: the last Observe was, and found these chains.
-	full    bool
-	stood   map[ruleset.Key]bool
-	drops   []ruleset.Key     // FORWARD chains with policy drop, since the last Facts
-	sysctls map[string]string // last known value; "" if there was none
+	full  bool
+	stood map[ruleset.Key]bool
+	drops []ruleset.Key // FORWARD chains with policy drop, since the last Facts
+	// guards are the chains that Facts.Stateful was made of, as of the last Facts.
+	guards       map[foreignChain]bool
+	legacyGuards []string
+	sysctls      map[string]string // last known value; "" if there was none
 	// written holds FDB writes whose notification is still to come: those
 	// alone don't name the writer.
 	written  map[forwardKey]netip.Addr

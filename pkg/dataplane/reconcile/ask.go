@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 )
 
 // Facts reads the host, and the paths to peers, in the loop's own goroutine.
@@ -46,6 +47,21 @@ func (l *Loop) planAll(ctx context.Context) (dataplane.Plan, error) {
 		}
 	}
 	return plan, nil
+}
+
+// Dropped says how many packets the rules of chains have dropped, for those that
+// count. Run must be running.
+func (l *Loop) Dropped(ctx context.Context, chains []ruleset.Key) (counts map[ruleset.Key]uint64, err error) {
+	scope := dataplane.Scope{Keys: dataplane.State{Chains: map[ruleset.Key]ruleset.Chain{}}}
+	for _, key := range chains {
+		scope.Keys.Chains[key] = ruleset.Chain{}
+	}
+	askErr := l.do(ctx, func(run context.Context) {
+		var seen dataplane.Observed
+		seen, err = l.kernel.Observe(run, l.scope(scope))
+		counts = seen.Dropped
+	})
+	return counts, errors.Join(askErr, err)
 }
 
 func (l *Loop) do(ctx context.Context, f func(context.Context)) error {

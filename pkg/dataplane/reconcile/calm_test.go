@@ -15,7 +15,7 @@ func TestAuditOfAKernelAsItWasOnce(t *testing.T) {
 		k := host(t)
 		l := live(t, k, reconcile.Options{}, baseLayer(), fragments(2))
 		pass(2 * time.Minute) // an audit has found nothing to do
-		l.Set("peers", fragments(2, 3))
+		l.Set(reconcile.Layer{Name: "peers", Fragments: fragments(2, 3)})
 		pass(time.Second)
 		k.Mute(true)
 		must(t, k.Delete(peer(3)))

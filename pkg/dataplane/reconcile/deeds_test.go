@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/dataplane/reconcile"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
 )
@@ -41,7 +42,7 @@ func (o *ordeal) untoldDeeds() []deed {
 
 // ourDeeds are what we want, and lives of the process.
 func (o *ordeal) ourDeeds() []deed {
-	set := func() { o.life.Set("peers", fragments(o.peers...)) }
+	set := func() { o.life.Set(reconcile.Layer{Name: "peers", Fragments: fragments(o.peers...)}) }
 	restart := func() {
 		o.life.end()
 		o.reads, o.writes = o.reads+o.k.Reads(), o.writes+o.k.Writes()

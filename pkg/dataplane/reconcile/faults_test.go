@@ -169,7 +169,7 @@ func TestAFailedWriteMakesItsLinkDoubtful(t *testing.T) {
 		k.Mute(true)
 		must(t, k.Delete(dataplane.State{Links: map[string]dataplane.Link{devices()[0].name: {}}}))
 		k.Mute(false)
-		l.Set("peers", append(peers, fragments(4)...))
+		l.Set(reconcile.Layer{Name: "peers", Fragments: append(peers, fragments(4)...)})
 		pass(time.Second)
 		same(t, converged(t, 2, 3, 4), k.Dump())
 	})

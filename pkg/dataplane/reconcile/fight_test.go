@@ -109,10 +109,10 @@ func TestOurOwnChangesNeverWait(t *testing.T) {
 		k := host(t)
 		l := live(t, k, reconcile.Options{Audit: day}, baseLayer(), fragments(2, 3))
 		for range 100 {
-			l.Set("peers", fragments(2))
+			l.Set(reconcile.Layer{Name: "peers", Fragments: fragments(2)})
 			pass(time.Millisecond)
 			same(t, converged(t, 2), k.Dump())
-			l.Set("peers", fragments(2, 3))
+			l.Set(reconcile.Layer{Name: "peers", Fragments: fragments(2, 3)})
 			pass(time.Millisecond)
 			same(t, converged(t, 2, 3), k.Dump())
 		}

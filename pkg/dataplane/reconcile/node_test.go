@@ -199,7 +199,7 @@ func live(t *testing.T, k *fake.Kernel, opts reconcile.Options, base, peers []la
 	l.Own(domain())
 	for name, fragments := range map[string][]layers.Fragment{"base": base, "peers": peers} {
 		if fragments != nil {
-			l.Set(name, fragments)
+			l.Set(reconcile.Layer{Name: name, Fragments: fragments})
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -153,7 +153,7 @@ func (o *ordeal) begin() {
 	o.k.FailDumps(o.fails)
 	// Every layer is Set but "peers", which comes in a moment.
 	o.life = live(o.t, o.k, reconcile.Options{Layers: []string{"base", "peers"}, Audit: o.audit}, baseLayer(), nil)
-	o.life.Set("peers", fragments(o.peers...))
+	o.life.Set(reconcile.Layer{Name: "peers", Fragments: fragments(o.peers...)})
 }
 
 // fails is what the kernel answers when it has a bad moment.

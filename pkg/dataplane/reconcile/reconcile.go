@@ -114,24 +114,32 @@ func (l *Loop) Own(d dataplane.Domain) {
 	l.touch(dataplane.Scope{All: true})
 }
 
-// Set replaces what one layer wants (see layers.Set) and wakes the loop. It
-// gives the fragments that were left out. Safe for concurrent use.
-func (l *Loop) Set(layer string, fragments []layers.Fragment) []layers.Refused {
+// Layer is what one source wants.
+type Layer struct {
+	Name      string
+	Fragments []layers.Fragment
+}
+
+// Set replaces what some layers want (see layers.Set), in one step, and wakes the
+// loop. It gives the fragments that were left out. Safe for concurrent use.
+func (l *Loop) Set(next ...Layer) (refused []layers.Refused) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	changed, refused := l.want.Set(layer, fragments)
-	if l.unset[layer] {
-		delete(l.unset, layer)
-		changed.All = len(l.unset) == 0 // from now on it may delete
+	for _, layer := range next {
+		changed, no := l.want.Set(layer.Name, layer.Fragments)
+		refused = append(refused, no...)
+		if l.unset[layer.Name] {
+			delete(l.unset, layer.Name)
+			changed.All = changed.All || len(l.unset) == 0 // from now on it may delete
+		}
+		if !changed.Empty() {
+			l.turn++
+		}
+		if l.owned { // else Own will have everything read
+			l.fresh.Add(changed)
+			l.touch(changed)
+		}
 	}
-	if !changed.Empty() {
-		l.turn++
-	}
-	if !l.owned {
-		return refused // Own will have everything read
-	}
-	l.fresh.Add(changed)
-	l.touch(changed)
 	return refused
 }
 

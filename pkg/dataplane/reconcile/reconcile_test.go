@@ -29,7 +29,7 @@ func TestConverges(t *testing.T) {
 			t.Errorf("the first round: %+v", first)
 		}
 		writes := k.Writes()
-		l.Set("peers", fragments(2, 3))
+		l.Set(reconcile.Layer{Name: "peers", Fragments: fragments(2, 3)})
 		pass(time.Second)
 		same(t, converged(t, 2, 3), k.Dump())
 		same(t, 2*3, k.Writes()-writes) // FDB, neighbour, route; fragments of 2 and 3 are new but equal
@@ -40,7 +40,7 @@ func TestBeforeOwnTheKernelIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := host(t)
 		loop := reconcile.New(k, reconcile.Options{})
-		loop.Set("base", baseLayer())
+		loop.Set(reconcile.Layer{Name: "base", Fragments: baseLayer()})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- loop.Run(ctx) }()
@@ -66,7 +66,7 @@ func TestNothingIsDeletedBeforeAllLayersAreSet(t *testing.T) {
 		if !strings.Contains(k.Dump(), devices()[1].subnet(99).String()) {
 			t.Errorf("peer 99 is gone though nobody said who the peers are:\n%s", k.Dump())
 		}
-		l.Set("peers", fragments(2, 3))
+		l.Set(reconcile.Layer{Name: "peers", Fragments: fragments(2, 3)})
 		pass(time.Second)
 		same(t, converged(t, 2, 3), k.Dump())
 	})
@@ -251,7 +251,7 @@ func TestRestartOfAConvergedNodeWritesNothing(t *testing.T) {
 
 func TestSetNamesWhatItRefuses(t *testing.T) {
 	twice := append(fragments(2), layers.New("impostor", fragments(2)[0].State()))
-	refused := reconcile.New(host(t), reconcile.Options{}).Set("peers", twice)
+	refused := reconcile.New(host(t), reconcile.Options{}).Set(reconcile.Layer{Name: "peers", Fragments: twice})
 	if len(refused) != 1 || refused[0].ID != "impostor" || refused[0].Holder != twice[0].ID {
 		t.Errorf("%+v", refused)
 	}

@@ -45,7 +45,13 @@ type Facts struct {
 	RandomFully bool
 	// Drops are iptables' built-in FORWARD chains with policy drop: in them no
 	// accept of another engine counts.
-	Drops []Key
+	Drops      []Key
+	NoNFTables bool // the kernel has no nf_tables
+	// Stateful are chains of others that packets to and from the host itself pass
+	// and that drop by their policy, or look at what conntrack says of a packet:
+	// clauses such as "inet firewalld filter_INPUT looks at the connection state".
+	// Those of kube-proxy don't count, for they drop nothing of a tunnel's.
+	Stateful []string
 }
 
 // Key names one chain.
