@@ -69,4 +69,3 @@ func TestForeignSetInTheWay(t *testing.T) {
 		t.Errorf("want one refusal, of an element of that set: %v", failed)
 	}
 }
-
