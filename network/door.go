@@ -115,7 +115,9 @@ type toldTunnel struct {
 
 // TunnelStatus is what is done with the tunnel's own packets.
 type TunnelStatus struct {
-	Filter    string `json:"filter,omitempty"`    // strict, vtep-only or off; empty: there is no tunnel, or no peers are known yet
+	// Filter is strict, vtep-only or off; empty: there is no tunnel, or the store has not
+	// said yet who the peers are.
+	Filter    string `json:"filter,omitempty"`
 	Untracked bool   `json:"untracked"`           // conntrack leaves them alone
 	Reason    string `json:"reason,omitempty"`    // why, or why not
 	Dropped   uint64 `json:"dropped"`             // packets that the filter has dropped since its rules were written

@@ -140,8 +140,9 @@ func (s *settings) nodeFlags(fs *flag.FlagSet) {
 		"`directory` where the CNI plugin records pods' attachments, by which they are mended; empty: they are left alone")
 	fs.BoolVar(&s.blackhole, "ip-blackhole-route", false,
 		"drop what is for an address of our own subnet that no pod has, instead of sending it elsewhere")
-	fs.StringVar(&s.filter, "vxlan-filter", string(tunnel.Strict), "whose `packets` come in: strict: of known nodes, with a source that is theirs; "+
-		"vtep-only: of known nodes; off: everyone's")
+	fs.StringVar(&s.filter, "vxlan-filter", string(tunnel.Strict),
+		"whose `packets` come in: strict: of known nodes, with a source that is theirs; "+
+			"vtep-only: of known nodes; off: everyone's")
 	fs.BoolVar(&s.notrack, "vxlan-notrack", true,
 		"leave the tunnel's packets out of connection tracking, where no firewall of the host would mind")
 }

@@ -25,7 +25,8 @@ type application struct {
 
 // Apply writes the ops in order. Entries of the FDB, neighbours and routes go in
 // batches, elements of sets that follow each other in one transaction; every other
-// op is a request of its own, for which a batch does not wait. All chains are written in the place of the first of them: those of
+// op is a request of its own, for which a batch does not wait. All chains
+// are written in the place of the first of them: those of
 // nftables in one transaction, so that they take effect together or not at all,
 // those of iptables each in one.
 func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpError {

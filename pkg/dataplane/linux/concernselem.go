@@ -29,7 +29,7 @@ func (m *memory) touchedElems(msg syscall.NetlinkMessage) (s dataplane.Scope, is
 	switch msg.Header.Type & 0xff {
 	case unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM:
 		elems := map[ruleset.Elem]struct{}{}
-		table, _ := parseElems(b, func(el ruleset.Elem) { elems[el] = struct{}{} })
+		table := parseElems(b, func(el ruleset.Elem) { elems[el] = struct{}{} })
 		if slices.Contains(m.domain.Tables, table) {
 			s.Keys.Elems = elems
 		}

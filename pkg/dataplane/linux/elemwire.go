@@ -149,11 +149,12 @@ func (a attr) big() uint32 {
 	return binary.BigEndian.Uint32(a.value)
 }
 
-// parseElems reads elements of one set; table and name say of which.
-func parseElems(b []byte, visit func(ruleset.Elem)) (table, name string) {
+// parseElems reads elements of one set, which is in a table of the name.
+func parseElems(b []byte, visit func(ruleset.Elem)) (table string) {
 	if len(b) < sizeofNfgenmsg {
-		return "", ""
+		return ""
 	}
+	var name string
 	ipv6 := b[0] == unix.NFPROTO_IPV6
 	var list []byte
 	for a := range attrs(b[sizeofNfgenmsg:]) {
@@ -168,7 +169,7 @@ func parseElems(b []byte, visit func(ruleset.Elem)) (table, name string) {
 	}
 	s, ok := setOf(ipv6, table, name)
 	if !ok {
-		return table, name
+		return table
 	}
 	for one := range attrs(list) {
 		for a := range attrs(one.value) {
@@ -185,5 +186,5 @@ func parseElems(b []byte, visit func(ruleset.Elem)) (table, name string) {
 			}
 		}
 	}
-	return table, name
+	return table
 }

@@ -173,26 +173,26 @@ func (r *foreignRule) expression(b []byte) {
 			data = a.value
 		}
 	}
-	switch name {
-	case "ct":
-		for a := range attrs(data) {
-			r.looks = r.looks || a.kind == unix.NFTA_CT_DREG
-		}
-	case "connlimit":
-		r.looks = true
-	case "match":
-		for a := range attrs(data) {
-			r.looks = r.looks || a.kind == unix.NFTA_MATCH_NAME && stateMatch(a.text())
-		}
-	case "immediate":
-		if _, chain := verdictIn(data); chain != "" {
-			r.to = append(r.to, chain)
-		}
-	case "lookup":
-		for a := range attrs(data) {
-			r.byMap = r.byMap || a.kind == unix.NFTA_LOOKUP_DREG && a.big() == unix.NFT_REG_VERDICT
+	r.looks = r.looks || looksAtConnections(name, data)
+	if _, chain := verdictIn(data); name == "immediate" && chain != "" {
+		r.to = append(r.to, chain)
+	}
+	for a := range attrs(data) {
+		if name == "lookup" && a.kind == unix.NFTA_LOOKUP_DREG && a.big() == unix.NFT_REG_VERDICT {
+			r.byMap = true
 		}
 	}
+}
+
+// looksAtConnections tells so of one expression, by its name and what it says.
+func looksAtConnections(name string, data []byte) bool {
+	for a := range attrs(data) {
+		if name == "ct" && a.kind == unix.NFTA_CT_DREG ||
+			name == "match" && a.kind == unix.NFTA_MATCH_NAME && stateMatch(a.text()) {
+			return true
+		}
+	}
+	return name == "connlimit"
 }
 
 // stateMatch tells the extensions of iptables that look at a packet's connection.
@@ -247,21 +247,8 @@ func (m *memory) guardChange(msg syscall.NetlinkMessage) bool {
 	if msg.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(b) < sizeofNfgenmsg {
 		return false
 	}
-	id := foreignChain{family: nftables.TableFamily(b[0])}
 	kind := msg.Header.Type & 0xff
-	hooked := false
-	for a := range attrs(b[sizeofNfgenmsg:]) {
-		switch {
-		case a.kind == nftaTable:
-			id.table = a.text()
-		case a.kind == nftaRuleChain && (kind == unix.NFT_MSG_NEWRULE || kind == unix.NFT_MSG_DELRULE):
-			id.chain = a.text()
-		case a.kind == nftaChainName && (kind == unix.NFT_MSG_NEWCHAIN || kind == unix.NFT_MSG_DELCHAIN):
-			id.chain = a.text()
-		case a.kind == unix.NFTA_CHAIN_HOOK && kind == unix.NFT_MSG_NEWCHAIN:
-			hooked = hooksGuard(a.value)
-		}
-	}
+	id, hooked := foreignIn(b, kind)
 	switch kind {
 	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELCHAIN:
 		return m.guards[id]
@@ -276,6 +263,27 @@ func (m *memory) guardChange(msg syscall.NetlinkMessage) bool {
 		}
 	}
 	return false
+}
+
+// foreignIn names what a notification is about, and tells whether it is a chain that
+// packets come to by themselves.
+func foreignIn(b []byte, kind uint16) (id foreignChain, hooked bool) {
+	id.family = nftables.TableFamily(b[0])
+	chain := map[uint16]uint16{
+		unix.NFT_MSG_NEWRULE: nftaRuleChain, unix.NFT_MSG_DELRULE: nftaRuleChain,
+		unix.NFT_MSG_NEWCHAIN: nftaChainName, unix.NFT_MSG_DELCHAIN: nftaChainName,
+	}[kind]
+	for a := range attrs(b[sizeofNfgenmsg:]) {
+		switch {
+		case a.kind == nftaTable:
+			id.table = a.text()
+		case a.kind == chain:
+			id.chain = a.text()
+		case a.kind == unix.NFTA_CHAIN_HOOK && kind == unix.NFT_MSG_NEWCHAIN:
+			hooked = hooksGuard(a.value)
+		}
+	}
+	return id, hooked
 }
 
 func hooksGuard(b []byte) bool {

@@ -45,7 +45,8 @@ func TestGuards(t *testing.T) {
 			run(nft, append([]string{"-A", "INPUT"}, state...)), []string{"ip filter INPUT looks at the connection state"},
 		},
 		"the state in a chain behind INPUT, as of ufw": {
-			run(nft, []string{"-N", "ufw-in"}, []string{"-A", "INPUT", "-j", "ufw-in"}, append([]string{"-A", "ufw-in"}, state...)),
+			run(nft, []string{"-N", "ufw-in"}, []string{"-A", "INPUT", "-j", "ufw-in"},
+				append([]string{"-A", "ufw-in"}, state...)),
 			[]string{"ip filter ufw-in looks at the connection state"},
 		},
 		"the same in legacy tables": {
