@@ -6,8 +6,11 @@ package main
 import (
 	_ "github.com/coredns/coredns/plugin/cache"      // of the Corefile
 	_ "github.com/coredns/coredns/plugin/errors"     // of the Corefile
+	_ "github.com/coredns/coredns/plugin/forward"    // of what Kubernetes' cases configure
 	_ "github.com/coredns/coredns/plugin/health"     // of the Corefile
+	_ "github.com/coredns/coredns/plugin/hosts"      // of what Kubernetes' cases configure
 	_ "github.com/coredns/coredns/plugin/kubernetes" // of the Corefile
+	_ "github.com/coredns/coredns/plugin/log"        // of what Kubernetes' cases configure
 	_ "github.com/coredns/coredns/plugin/ready"      // of the Corefile
 	_ "github.com/coredns/coredns/plugin/reload"     // of the Corefile
 
