@@ -163,13 +163,27 @@ func wrongUplink(f Facts) (out []Finding) {
 	return out
 }
 
+// beside are the tables without the routes into the cluster's networks, which
+// may be many and lead to no node's own address.
+func (f Facts) beside() tables.Space {
+	s := f.Tables
+	s.Routes = nil
+	for _, r := range f.Tables.Routes {
+		if _, inside := f.network(r.Prefix); !inside {
+			s.Routes = append(s.Routes, r)
+		}
+	}
+	return s
+}
+
 // elsewhere gives a peer that is not reached over the device's parent.
 func (f Facts) elsewhere(l tables.Link) (netip.Addr, string) {
+	beside := f.beside()
 	for _, p := range f.Peers {
 		if p.Public.Is6() != l.VXLAN.Local.Is6() {
 			continue
 		}
-		found, ok := f.Tables.Lookup(tables.Ask{Src: l.VXLAN.Local, Dst: p.Public})
+		found, ok := beside.Lookup(tables.Ask{Src: l.VXLAN.Local, Dst: p.Public})
 		if ok && !found.Route.Refuses() && found.Route.Link != l.VXLAN.Parent {
 			return p.Public, f.Tables.Text(found.Route)
 		}

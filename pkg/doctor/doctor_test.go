@@ -201,3 +201,25 @@ func serviceAt(b ...byte) firewall.Ruleset {
 		Family: "ip", Table: "nat", Name: "KUBE-SERVICES", Rules: []firewall.Rule{{Conds: []firewall.Cond{dst}}},
 	}}}
 }
+
+func BenchmarkExamine(b *testing.B) {
+	f := healthy()
+	for i := range 10_000 {
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 42, byte(i >> 5), byte(i << 3)}), 29)
+		p := doctor.Member{
+			Node: subnet.String(), Subnet: subnet, MAC: mac.Addr{2, 9, 0, 0, byte(i >> 8), byte(i)},
+			Public: netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)}),
+		}
+		f.Peers = append(f.Peers, p)
+		f.Tables.Routes = append(f.Tables.Routes, tables.Route{
+			Table: tables.Main, Prefix: subnet, Via: subnet.Addr(), Link: flannel, Type: "unicast", Protocol: 83,
+		})
+		f.Tables.Neighs = append(f.Tables.Neighs, tables.Neigh{
+			Link: flannel, IP: subnet.Addr(), MAC: p.MAC, State: "permanent",
+		})
+		f.Tables.FDB = append(f.Tables.FDB, tables.Forward{Link: flannel, MAC: p.MAC, Dst: p.Public})
+	}
+	for b.Loop() {
+		doctor.Examine(f)
+	}
+}

@@ -59,36 +59,29 @@ func (f Facts) strict(link string) bool {
 	return max(all, own) == "1"
 }
 
-func reversePath(f Facts) (out []Finding) {
+func reversePath(f Facts) []Finding {
 	dev, ok := f.ours(false)
 	if !ok {
 		return nil
 	}
 	parent, hasParent := f.Tables.Link(dev.VXLAN.Parent)
+	under, over := hasParent && f.strict(parent.Name), f.strict(dev.Name)
+	beside, have := f.beside(), f.entries()
 	for _, p := range f.Peers {
 		if !p.Public.Is4() {
 			continue
 		}
-		if hasParent && f.strict(parent.Name) {
-			back, ok := f.Tables.Lookup(tables.Ask{Src: dev.VXLAN.Local, Dst: p.Public})
+		if under {
+			back, ok := beside.Lookup(tables.Ask{Src: dev.VXLAN.Local, Dst: p.Public})
 			if !ok || back.Route.Link != parent.Index {
-				out = append(out, Finding{
-					Evidence: fmt.Sprintf("rp_filter is strict on %s, and the way to peer %s is %q", parent.Name, p.Public,
-						f.Tables.Text(back.Route)),
-				})
+				return []Finding{{Evidence: fmt.Sprintf("rp_filter is strict on %s, and the way to peer %s is %q", parent.Name,
+					p.Public, f.Tables.Text(back.Route))}} // all peers would say the same
 			}
 		}
-		if f.strict(dev.Name) {
-			back, ok := f.Tables.Lookup(tables.Ask{Dst: podOf(p.Subnet)})
-			if ok && back.Route.Link != dev.Index && (!hasParent || back.Route.Link != parent.Index) {
-				out = append(out, Finding{
-					Evidence: fmt.Sprintf("rp_filter is strict on %s, and the way to %s is %q", dev.Name, p.Subnet,
-						f.Tables.Text(back.Route)),
-				})
-			}
-		}
-		if len(out) > 0 {
-			return out // all peers would say the same
+		back, ok := have.routes[p.Subnet]
+		if over && ok && back.Link != dev.Index && (!hasParent || back.Link != parent.Index) {
+			return []Finding{{Evidence: fmt.Sprintf("rp_filter is strict on %s, and the way to %s is %q", dev.Name, p.Subnet,
+				f.Tables.Text(back))}}
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/pkg/mac"
 	"github.com/weftnet/weft/pkg/tables"
 )
 
@@ -60,12 +61,13 @@ func leaseMismatch(f Facts) (out []Finding) {
 		return out
 	}
 	var wrong []Finding
+	have := f.entries()
 	for _, p := range f.Peers {
 		l, ok := f.ours(p.Subnet.Addr().Is6())
 		if !ok || p.MAC.IsZero() {
 			continue
 		}
-		if what := f.peerEntries(l, p); what != "" {
+		if what := have.wrong(f.Tables, l, p); what != "" {
 			wrong = append(wrong, Finding{Evidence: fmt.Sprintf("peer %s (%s): %s", p.Subnet, p.Public, what)})
 		}
 	}
@@ -92,35 +94,67 @@ func (f Facts) strayBridge() (out []Finding) {
 	return out
 }
 
-// peerEntries tells what of a peer's three entries is not as its lease says. A
-// direct route needs no others.
-func (f Facts) peerEntries(l tables.Link, p Member) string {
-	vtep := p.Subnet.Masked().Addr()
-	i := slices.IndexFunc(f.Tables.Routes, func(r tables.Route) bool {
-		return r.Prefix == p.Subnet && r.Type == "unicast" && r.Table == tables.Main && r.Protocol != protoKernel
-	})
-	if i < 0 {
-		return "no route to its subnet"
-	}
-	if r := f.Tables.Routes[i]; r.Link != l.Index {
-		if r.Via == p.Public {
-			return ""
+// entries are the kernel's for peers, by what they are looked up by: there may be
+// ten thousand.
+type entries struct {
+	routes map[netip.Prefix]tables.Route // to subnets of the cluster's networks
+	neighs map[neighKey]mac.Addr
+	fdb    map[fdbKey]netip.Addr
+}
+
+type neighKey struct {
+	link int
+	ip   netip.Addr
+}
+
+type fdbKey struct {
+	link int
+	mac  mac.Addr
+}
+
+func (f Facts) entries() entries {
+	e := entries{map[netip.Prefix]tables.Route{}, map[neighKey]mac.Addr{}, map[fdbKey]netip.Addr{}}
+	for _, r := range f.Tables.Routes {
+		if _, inside := f.network(r.Prefix); inside && r.Type == "unicast" && r.Table == tables.Main &&
+			r.Protocol != protoKernel {
+			e.routes[r.Prefix] = r
 		}
-		return "its route leads elsewhere: " + f.Tables.Text(r)
 	}
-	n, ok := f.Tables.Neigh(l.Index, vtep)
+	for _, n := range f.Tables.Neighs {
+		e.neighs[neighKey{n.Link, n.IP}] = n.MAC
+	}
+	for _, x := range f.Tables.FDB {
+		e.fdb[fdbKey{x.Link, x.MAC}] = x.Dst
+	}
+	return e
+}
+
+// wrong tells what of a peer's three entries is not as its lease says. A direct
+// route needs no others.
+func (e entries) wrong(s tables.Space, l tables.Link, p Member) string {
+	vtep := p.Subnet.Masked().Addr()
+	r, ok := e.routes[p.Subnet]
 	switch {
-	case !ok || n.MAC.IsZero():
-		return fmt.Sprintf("no neighbour entry for %s on %s", vtep, l.Name)
-	case n.MAC != p.MAC:
-		return fmt.Sprintf("%s on %s is %s, the lease says %s", vtep, l.Name, n.MAC, p.MAC)
+	case !ok:
+		return "no route to its subnet"
+	case r.Link != l.Index && r.Via == p.Public:
+		return ""
+	case r.Link != l.Index:
+		return "its route leads elsewhere: " + s.Text(r)
 	}
-	e, ok := f.Tables.Forward(l.Index, p.MAC)
+	at := e.neighs[neighKey{l.Index, vtep}]
+	switch {
+	case at.IsZero():
+		return fmt.Sprintf("no neighbour entry for %s on %s", vtep, l.Name)
+	case at != p.MAC:
+		return fmt.Sprintf("%s on %s is %s, the lease says %s", vtep, l.Name, at, p.MAC)
+	}
+	dst, ok := e.fdb[fdbKey{l.Index, p.MAC}]
 	switch {
 	case !ok:
 		return fmt.Sprintf("no forwarding entry for %s on %s", p.MAC, l.Name)
-	case e.Dst != p.Public:
-		return fmt.Sprintf("%s on %s leads to %s, the lease says %s", p.MAC, l.Name, e.Dst, p.Public)
+	case dst != p.Public:
+		return fmt.Sprintf("%s on %s leads to %s, the lease says %s", p.MAC, l.Name, dst, p.Public)
 	}
 	return ""
 }

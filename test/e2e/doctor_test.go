@@ -187,7 +187,7 @@ func TestDoctor(t *testing.T) {
 				t.Cleanup(func() { w.heal() })
 			}
 			args := in.hurt(w)
-			if args = append(args, "--wait", "800ms"); !in.probes {
+			if args = append(args, "--wait", "1200ms"); !in.probes {
 				args = append(args, "--peers", "0")
 			}
 			results := c.examine(t, w.patient, args...)
