@@ -9,10 +9,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
@@ -34,6 +36,22 @@ func (n *node) exec(command string, p pod) (out []byte, err error) {
 	return out, err
 }
 
+// lasting tells whether a test goes on after so many rounds: for
+// WEFT_CNI_SECONDS, as `make soak` sets it, else it is short.
+func lasting(t testing.TB, short int) func(done int) bool {
+	t.Helper()
+	text := os.Getenv("WEFT_CNI_SECONDS")
+	if text == "" {
+		return func(done int) bool { return done < short }
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := time.Now().Add(time.Duration(n) * time.Second)
+	return func(int) bool { return time.Now().Before(end) }
+}
+
 // Eight at once attach and detach, and some are killed: no address is lost or
 // given twice, no link dangles.
 func TestEightAtOnce(t *testing.T) {
@@ -43,22 +61,27 @@ func TestEightAtOnce(t *testing.T) {
 	built(t)
 	var mu sync.Mutex
 	holders := map[string]string{}
+	attached, more := 0, lasting(t, 8)
 	var wg sync.WaitGroup
 	for w := range workers {
 		p, _ := newPod(t, w)
 		port := n.withPorts(mapping("tcp", 8000+w, 80, ""))
 		wg.Go(func() {
-			for i := range rounds(t, 8) {
+			for i := 0; more(i); i++ {
 				p := p
 				p.id = fmt.Sprintf("pod-%d-%d", w, i)
 				if err := port.cycle(p, &mu, holders); err != nil {
 					t.Error(err)
 					return
 				}
+				mu.Lock()
+				attached++
+				mu.Unlock()
 			}
 		})
 	}
 	wg.Wait()
+	t.Logf("%d attachments in all", attached)
 	n.collect()
 	n.empty()
 	n.wantNoPorts("ptp")
@@ -85,6 +108,10 @@ func (n *node) cycle(p pod, mu *sync.Mutex, holders map[string]string) error {
 	}
 	mu.Unlock()
 	if err != nil {
+		return err
+	}
+	// Meanwhile the others may be given its addresses, if anybody is.
+	if _, err := n.with("prevResult", json.RawMessage(out)).exec("CHECK", p); err != nil {
 		return err
 	}
 	mu.Lock()
