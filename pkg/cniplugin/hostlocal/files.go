@@ -152,13 +152,29 @@ func readStart(path string, buf []byte) (n int, err error) {
 
 // writeFile is os.WriteFile in three calls to the kernel instead of nine; the
 // lock is held meanwhile.
-func writeFile(path string, content []byte, mode uint32) (err error) {
+func writeFile(path string, content []byte, mode uint32) error {
+	return writeTo(path, syscall.O_TRUNC, content, mode)
+}
+
+// overwrite writes over what there is, and cuts off what is left of it. ext4
+// takes a file that is emptied and written for one that shall survive a power
+// cut, and begins to write it to the disk (auto_da_alloc), which takes longer
+// than all else that is done under the lock. After a crash the content may be
+// half of each.
+func overwrite(path string, content []byte, mode uint32) error {
+	return writeTo(path, 0, content, mode)
+}
+
+func writeTo(path string, truncate int, content []byte, mode uint32) (err error) {
 	var fd int
 	if err := retry(func() error {
-		fd, err = syscall.Open(path, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC, mode)
+		fd, err = syscall.Open(path, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_CLOEXEC|truncate, mode)
 		return err
 	}); err != nil {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	if truncate == 0 {
+		err = shorten(fd, len(content))
 	}
 	for len(content) > 0 && err == nil {
 		var n int
@@ -172,6 +188,15 @@ func writeFile(path string, content []byte, mode uint32) (err error) {
 		return &fs.PathError{Op: "write", Path: path, Err: err}
 	}
 	return nil
+}
+
+// shorten cuts a file that is longer.
+func shorten(fd, length int) error {
+	var stat syscall.Stat_t
+	if err := syscall.Fstat(fd, &stat); err != nil || stat.Size <= int64(length) {
+		return err
+	}
+	return retry(func() error { return syscall.Ftruncate(fd, int64(length)) })
 }
 
 // retry repeats a system call that a signal broke off; the Go runtime sends

@@ -121,7 +121,7 @@ func (s Store) Reserve(r Request) ([]netip.Addr, error) {
 			return nil, errors.Join(fmt.Errorf("reserve %s: %w", addr, err), s.remove(chosen[:i]))
 		}
 		// Only a hint for the next choice; a pod does not fail for its sake.
-		_ = writeFile(s.path(fmt.Sprint(lastPrefix, i)), []byte(addr.String()), fileMode)
+		_ = overwrite(s.path(fmt.Sprint(lastPrefix, i)), []byte(addr.String()), fileMode)
 	}
 	return chosen, nil
 }

@@ -109,6 +109,21 @@ func TestOnDiskFormatIsHostLocals(t *testing.T) {
 	}
 }
 
+// What was given last is written over, of whatever length it was.
+func TestLastReservedIsWhole(t *testing.T) {
+	for before, want := range map[string]string{
+		"10.42.1.254": "10.42.1.2", "10.42.1.99": "10.42.1.100", "10.42.1.100": "10.42.1.101", "": "10.42.1.2",
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, network, "last_reserved_ip.0")
+		write(t, path, before)
+		reserve(t, at(dir), holder(1), "10.42.1.0/24")
+		if have, err := os.ReadFile(path); string(have) != want || err != nil {
+			t.Errorf("after %q: want %s, have %s, %v", before, want, have, err)
+		}
+	}
+}
+
 func TestRoundRobin(t *testing.T) {
 	s := at(t.TempDir())
 	const subnet = "10.42.1.0/29" // pods: .2 to .6
