@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weftnet/weft/pkg/jsonout"
 	"github.com/weftnet/weft/pkg/mac"
 )
 
@@ -51,7 +52,8 @@ type Key struct {
 
 func (k Key) String() string { return k.Network + ":" + k.Container + ":" + k.Interface }
 
-// Attachment is one record. What is not said is zero.
+// Attachment is one record. What is not said is zero. The keys stand in Encode
+// too, which a test holds to these.
 type Attachment struct {
 	Key
 	// Boot is the id of the boot that it was made in (/proc/sys/kernel/random/boot_id).
@@ -122,13 +124,62 @@ func (e *VersionError) Error() string {
 }
 
 // Encode gives the content of the record's file.
-func Encode(a Attachment) ([]byte, error) {
-	b, err := json.Marshal(wire{version, a})
-	if err != nil {
-		return nil, fmt.Errorf("encode the record of %s: %w", a.Key, err)
+func Encode(a Attachment) []byte {
+	var o jsonout.Object
+	o.Number("version", version)
+	o.Text("network", a.Network)
+	o.Text("container", a.Container)
+	o.Text("interface", a.Interface)
+	o.Text("boot", a.Boot)
+	o.Text("netns", a.NetNS)
+	if a.NetNSInode != 0 {
+		o.Number("netnsInode", a.NetNSInode)
 	}
-	return append(b, '\n'), nil
+	o.Text("mode", string(a.Mode))
+	o.Text("hostLink", a.HostLink)
+	if !a.HostMAC.IsZero() {
+		o.Text("hostMAC", a.HostMAC.String())
+	}
+	o.Number("mtu", uint64(a.MTU))
+	if a.Bridge != nil {
+		o.Raw("bridge", a.Bridge.encode())
+	}
+	o.Raw("addresses", jsonout.List(a.Addrs, text))
+	o.Raw("gateways", jsonout.List(a.Gateways, text))
+	o.Text("mac", a.MAC.String())
+	if len(a.Ports) > 0 {
+		o.Raw("ports", jsonout.List(a.Ports, Port.encode))
+	}
+	return append(o.Bytes(), '\n')
 }
+
+func (b *Bridge) encode() []byte {
+	var o jsonout.Object
+	o.Text("name", b.Name)
+	o.Text("mac", b.MAC.String())
+	o.Raw("addresses", jsonout.List(b.Addr, text))
+	if b.Hairpin {
+		o.True("hairpin")
+	}
+	if b.Promisc {
+		o.True("promisc")
+	}
+	return o.Bytes()
+}
+
+func (p Port) encode() []byte {
+	var o jsonout.Object
+	o.Text("protocol", p.Protocol)
+	o.Number("hostPort", uint64(p.Host))
+	o.Number("containerPort", uint64(p.Container))
+	if p.HostIP.IsValid() {
+		o.Text("hostIP", p.HostIP.String())
+	}
+	return o.Bytes()
+}
+
+// text is a value in its text form, as JSON.
+func text[T fmt.Stringer](v T) []byte { return jsonout.String(v.String()) }
 
 // Parse reads what Encode gave; keys that it doesn't know are passed over.
 // What it gives can be put into the kernel as it is: names are links' names,

@@ -46,10 +46,6 @@ func (d Dir) Begin(a Attachment) (done func(), err error) {
 	if err := a.check(); err != nil {
 		return nil, fmt.Errorf("record %s: %w", a.Key, err)
 	}
-	b, err := Encode(a)
-	if err != nil {
-		return nil, err
-	}
 	// Of this key, so that a process that died here is cleaned up after by the
 	// next Begin or Remove of the key.
 	tmp := d.newPath(a.Key)
@@ -62,7 +58,7 @@ func (d Dir) Begin(a Attachment) (done func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("record %s: %w", a.Key, err)
 	}
-	_, err = f.Write(b)
+	_, err = f.Write(Encode(a))
 	if err == nil {
 		err = flock(f, syscall.LOCK_EX|syscall.LOCK_NB)
 	}

@@ -106,7 +106,7 @@ func (c Call) attach(conf config, req request, env subnetenv.Env, toSave documen
 	if err := a.connect(bridge); err != nil {
 		return nil, err
 	}
-	return encode(result(prev, a.plan, bridge, req, conf.dns), conf.version)
+	return encode(result(prev, a.plan, bridge, req, conf.dns), prev != nil, conf.version)
 }
 
 // unattached tells whether there may be an attachment. What an ADD that was

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/utils"
 
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/subnetenv"
@@ -26,33 +25,11 @@ const (
 	minMTUv6 = 1280 // RFC 8200 section 5; below it the kernel turns IPv6 off
 )
 
-// wireHead is what both forms of a configuration have. Keys that are not here
-// are passed over, as CNI asks.
-type wireHead struct {
-	CNIVersion string `json:"cniVersion"`
-	Name       string `json:"name"`
-	Type       string `json:"type"`
-	SubnetFile string `json:"subnetFile"`
-	DataDir    string `json:"dataDir"`
-	StateDir   string `json:"stateDir"`
-	wireRuntime
-}
-
-// wireConfig is weft's own form. Pointers tell what is absent.
-type wireConfig struct {
-	wireHead
-	Mode             string `json:"mode"`
-	Bridge           string `json:"bridge"`
-	MTU              int    `json:"mtu"`
-	HairpinMode      *bool  `json:"hairpinMode"`
-	PromiscMode      bool   `json:"promiscMode"`
-	IsDefaultGateway *bool  `json:"isDefaultGateway"`
-	IPMasq           bool   `json:"ipMasq"`
-	IPAM             struct {
-		DataDir string      `json:"dataDir"`
-		Routes  []wireRoute `json:"routes"`
-	} `json:"ipam"`
-	DNS types.DNS `json:"dns"`
+// wireIPAM is the member ipam of weft's own form. Keys that are not here are
+// passed over, as CNI asks.
+type wireIPAM struct {
+	DataDir string      `json:"dataDir"`
+	Routes  []wireRoute `json:"routes"`
 }
 
 type wireRoute struct {
@@ -92,51 +69,44 @@ type route struct {
 	via netip.Addr
 }
 
-// versionOf is the configuration's CNI version as far as it can be read.
-func versionOf(stdin []byte) string {
-	var head struct {
-		CNIVersion string `json:"cniVersion"`
+// version is the configuration's CNI version as far as it can be read.
+func (d document) version() string {
+	if v, ok := d.text("cniVersion", specVersion); ok {
+		return v
 	}
-	if json.Unmarshal(stdin, &head) != nil || head.CNIVersion == "" {
-		return specVersion
-	}
-	return head.CNIVersion
+	return specVersion
 }
 
 // parseConfig reads either form. flannel's is told by the type, and under our
 // own type by the delegate.
-func parseConfig(stdin []byte) (config, error) {
-	var head struct {
-		wireHead
-		Delegate json.RawMessage `json:"delegate"`
+func parseConfig(d document) (config, error) {
+	var kind string
+	f := fields{doc: d}
+	c := f.head()
+	f.read("type", &kind)
+	if f.err != nil {
+		return config{}, undecodable(f.err)
 	}
-	if err := json.Unmarshal(stdin, &head); err != nil {
-		return config{}, undecodable(err)
-	}
-	if err := checkVersion(head.CNIVersion); err != nil {
+	if err := checkVersion(c.version); err != nil {
 		return config{}, err
 	}
-	if head.Name == "" {
+	if c.network == "" {
 		return config{}, invalid("name is missing", "name the network, as in cbr0")
 	}
 	// The name is a directory's, too.
-	if err := utils.ValidateNetworkName(head.Name); err != nil {
-		return config{}, err
+	if !isID(c.network) {
+		return config{}, invalid(fmt.Sprintf("name %q has characters that a network's name can't have", c.network), idNext)
 	}
-	if head.Type == typeFlannel {
-		return parseDelegation(stdin)
+	if kind == typeFlannel {
+		return c.delegated(d)
 	}
-	if head.Delegate != nil {
-		if key := ownKey(stdin); key != "" {
+	if _, there := d["delegate"]; there {
+		if key := d.ownKey(); key != "" {
 			return config{}, invalid(key+" stands beside delegate", "put it into delegate, or leave delegate out")
 		}
-		return parseDelegation(stdin)
+		return c.delegated(d)
 	}
-	var w wireConfig
-	if err := json.Unmarshal(stdin, &w); err != nil {
-		return config{}, undecodable(err)
-	}
-	return w.parse()
+	return c.own(f)
 }
 
 func undecodable(err error) error {
@@ -144,21 +114,39 @@ func undecodable(err error) error {
 		"see the file in /etc/cni/net.d")
 }
 
-// config is what both forms begin with.
-func (w wireHead) config() config {
-	return config{
-		version: w.CNIVersion, network: w.Name,
-		subnetFile: or(w.SubnetFile, defaultSubnetFile), savedDir: or(w.DataDir, defaultSavedDir),
-		records: attachment.Dir(or(w.StateDir, attachment.DefaultDir)), runtime: w.wireRuntime,
+// fields reads members of a document; the first error stays.
+type fields struct {
+	doc document
+	err error
+}
+
+// read leaves into as it is where there is no such member, or null.
+func (f *fields) read(key string, into any) {
+	raw, there := f.doc[key]
+	if !there || f.err != nil {
+		return
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		f.err = fmt.Errorf("%s: %w", key, err)
 	}
 }
 
+// head reads what both forms begin with.
+func (f *fields) head() config {
+	var subnetFile, dataDir, stateDir string
+	c := config{runtime: f.runtime()}
+	f.read("cniVersion", &c.version)
+	f.read("name", &c.network)
+	f.read("subnetFile", &subnetFile)
+	f.read("dataDir", &dataDir)
+	f.read("stateDir", &stateDir)
+	c.subnetFile, c.savedDir = or(subnetFile, defaultSubnetFile), or(dataDir, defaultSavedDir)
+	c.records = attachment.Dir(or(stateDir, attachment.DefaultDir))
+	return c
+}
+
 // ownKey names a key of our own form that flannel's form would pass over.
-func ownKey(stdin []byte) string {
-	var d document
-	if json.Unmarshal(stdin, &d) != nil {
-		return "" // the form's own reader says what is wrong
-	}
+func (d document) ownKey() string {
 	for _, key := range []string{
 		"mode", "bridge", "mtu", "hairpinMode", "promiscMode", "isDefaultGateway", "ipMasq",
 	} {
@@ -169,15 +157,27 @@ func ownKey(stdin []byte) string {
 	return ""
 }
 
-// parse reads our own form, in which a switch that is absent is on.
-func (w wireConfig) parse() (config, error) {
-	c := w.config()
-	c.mode, c.bridge, c.mtu = or(w.Mode, modeBridge), or(w.Bridge, defaultBridge), w.MTU
+// own reads our own form, in which a switch that is absent is on.
+func (c config) own(f fields) (config, error) {
+	var hairpin, defaultGateway *bool
+	var ipam wireIPAM
+	f.read("mode", &c.mode)
+	f.read("bridge", &c.bridge)
+	f.read("mtu", &c.mtu)
+	f.read("hairpinMode", &hairpin)
+	f.read("promiscMode", &c.promisc)
+	f.read("isDefaultGateway", &defaultGateway)
+	f.read("ipMasq", &c.needMasq)
+	f.read("ipam", &ipam)
+	f.read("dns", &c.dns)
+	if f.err != nil {
+		return config{}, undecodable(f.err)
+	}
+	c.mode, c.bridge, c.dataDir = or(c.mode, modeBridge), or(c.bridge, defaultBridge), or(ipam.DataDir, defaultDataDir)
 	// A bridge in promiscuous mode sends everything to the host as well, which
 	// would give a pod that reaches itself each packet twice.
-	c.hairpin, c.promisc = w.HairpinMode == nil && !w.PromiscMode || w.HairpinMode != nil && *w.HairpinMode, w.PromiscMode
-	c.defaultGateway = w.IsDefaultGateway == nil || *w.IsDefaultGateway
-	c.needMasq, c.dns, c.dataDir = w.IPMasq, w.DNS, or(w.IPAM.DataDir, defaultDataDir)
+	c.hairpin = hairpin == nil && !c.promisc || hairpin != nil && *hairpin
+	c.defaultGateway = defaultGateway == nil || *defaultGateway
 	if c.mode != modeBridge && c.mode != modePTP {
 		return config{}, types.NewError(types.ErrUnsupportedField, fmt.Sprintf("mode %q is not known", c.mode),
 			"mode is bridge or ptp")
@@ -186,17 +186,17 @@ func (w wireConfig) parse() (config, error) {
 		return config{}, err
 	}
 	var err error
-	if c.routes, err = parseRoutes(w.IPAM.Routes); err != nil {
+	if c.routes, err = parseRoutes(ipam.Routes); err != nil {
 		return config{}, err
 	}
-	c.ports, err = parsePorts(w.RuntimeConfig.PortMappings)
+	c.ports, err = parsePorts(c.runtime.Config.PortMappings)
 	return c, err
 }
 
 // check holds the values of the link to what the kernel takes.
 func (c config) check() error {
-	if err := utils.ValidateInterfaceName(c.bridge); err != nil {
-		return invalid(fmt.Sprintf("bridge %q: %s", c.bridge, err.Msg), "name it as a link is named, such as cni0")
+	if wrong := linkNameError(c.bridge); wrong != "" {
+		return invalid(fmt.Sprintf("bridge %q: a link's name %s", c.bridge, wrong), "name it as a link is named, such as cni0")
 	}
 	if c.mtu < 0 {
 		return invalid(fmt.Sprintf("mtu %d is negative", c.mtu), "leave it out, or 0, for the overlay's")

@@ -2,7 +2,6 @@ package cniplugin
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -31,25 +30,17 @@ type delegation struct {
 	runtimeConfig    json.RawMessage
 }
 
-// parseDelegation reads flannel's form.
-func parseDelegation(stdin []byte) (config, error) {
-	var w struct {
-		wireHead
-		Delegate json.RawMessage `json:"delegate"`
-		IPAM     document        `json:"ipam"`
+// delegated reads flannel's form.
+func (c config) delegated(doc document) (config, error) {
+	d := &delegation{version: c.version, network: c.network, runtimeConfig: doc["runtimeConfig"]}
+	f := fields{doc: doc}
+	f.read("ipam", &d.ipam)
+	if f.err != nil {
+		return config{}, undecodable(f.err)
 	}
-	var raw struct {
-		RuntimeConfig json.RawMessage `json:"runtimeConfig"`
-	}
-	if err := errors.Join(json.Unmarshal(stdin, &w), json.Unmarshal(stdin, &raw)); err != nil {
-		return config{}, undecodable(err)
-	}
-	d := &delegation{version: w.CNIVersion, network: w.Name, ipam: w.IPAM, runtimeConfig: raw.RuntimeConfig}
-	if len(w.Delegate) > 0 {
-		if err := json.Unmarshal(w.Delegate, &d.delegate); err != nil {
-			return config{}, types.NewError(types.ErrDecodingFailure, "delegate: "+err.Error(),
-				"delegate is the object that the delegate's configuration begins with")
-		}
+	if f.read("delegate", &d.delegate); f.err != nil {
+		return config{}, types.NewError(types.ErrDecodingFailure, f.err.Error(),
+			"delegate is the object that the delegate's configuration begins with")
 	}
 	for _, key := range []string{"name", "ipam"} {
 		if _, there := d.delegate[key]; there {
@@ -67,7 +58,6 @@ func parseDelegation(stdin []byte) (config, error) {
 			"name the plugin that makes the interface, such as bridge, or leave it out for bridge")
 	}
 	// What DEL needs where nothing was saved.
-	c := w.config()
 	c.delegation, c.mode = d, modeBridge
 	var ok1, ok2 bool
 	c.dataDir, ok1 = d.ipam.text("dataDir", defaultDataDir)

@@ -47,7 +47,7 @@ func TestWhatIsForeign(t *testing.T) {
 			if c.conf != "" {
 				c.conf = "," + c.conf
 			}
-			conf, err := parseConfig([]byte(`{"cniVersion":"1.0.0","name":"cbr0","type":"flannel"` + c.conf + `}`))
+			conf, err := parseText([]byte(`{"cniVersion":"1.0.0","name":"cbr0","type":"flannel"` + c.conf + `}`))
 			if err != nil {
 				t.Fatal(err)
 			}

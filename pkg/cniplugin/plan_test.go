@@ -1,6 +1,8 @@
 package cniplugin
 
 import (
+	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -31,11 +33,13 @@ func TestGolden(t *testing.T) {
 		"ptp-dual": {`"cniVersion":"1.0.0","mode":"ptp"`, v4 + "," + v6},
 		"ptp-asked": {`"cniVersion":"1.1.0","mode":"ptp","dns":{"search":["svc"]},"runtimeConfig":{"mac":"02:00:00:00:00:09",
 			"ips":["10.42.1.5/24"],"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}`, v4},
+		"ptp-dns": {`"cniVersion":"1.0.0","mode":"ptp","isDefaultGateway":false,
+			"dns":{"nameservers":["10.96.0.10"],"domain":"a \"b\"","search":["svc"],"options":["ndots:5"]}`, v6},
 		"bridge-promisc": {`"cniVersion":"1.1.0","promiscMode":true`, v4},
 		"flannel":        {`"cniVersion":"0.3.1","type":"flannel","delegate":{"hairpinMode":true,"isDefaultGateway":true}`, v4},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conf, err := parseConfig([]byte(`{"name":"cbr0",` + c.conf + `}`))
+			conf, err := parseText([]byte(`{"name":"cbr0",` + c.conf + `}`))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,11 +69,16 @@ func TestGolden(t *testing.T) {
 			}
 			a := newPlan(conf, req, env, w, addrs)
 			link := hostLink{7, mac.Addr{2, 0, 0, 0, 0, 7}}
-			out, err := encode(result(nil, a, link, req, conf.dns), conf.version)
+			out, err := encode(result(nil, a, link, req, conf.dns), false, conf.version)
 			if err != nil {
 				t.Fatal(err)
 			}
-			have := describe(a) + string(out) + "\n"
+			// What the library prints, which is asked where others are in the chain.
+			same, err := encode(result(nil, a, link, req, conf.dns), true, conf.version)
+			if d := cmp.Diff(indented(t, same), indented(t, out)); d != "" || err != nil {
+				t.Error(err, d)
+			}
+			have := describe(a) + indented(t, out) + "\n"
 			path := filepath.Join("testdata", name+".golden")
 			if bless {
 				if err := os.WriteFile(path, []byte(have), 0o600); err != nil {
@@ -85,6 +94,24 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// parseText parses a configuration as a runtime hands it over.
+func parseText(b []byte) (config, error) {
+	var d document
+	if err := json.Unmarshal(b, &d); err != nil {
+		return config{}, err
+	}
+	return parseConfig(d)
+}
+
+func indented(t *testing.T, b []byte) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := json.Indent(&out, b, "", "    "); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
 }
 
 // describe says an attachment as an operator would type it.
@@ -157,7 +184,7 @@ func FuzzParseConfig(f *testing.F) {
 	env := subnetenv.Env{Subnets: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}, MTU: 1450}
 	addrs := []netip.Addr{netip.MustParseAddr("10.42.1.2")}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := parseConfig(b)
+		c, err := parseText(b)
 		if err != nil {
 			return
 		}

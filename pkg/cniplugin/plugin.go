@@ -61,8 +61,10 @@ func Main(c Call) int {
 	if err != nil {
 		return fail(c.Stdout, specVersion, types.NewError(types.ErrIOFailure, "read the configuration: "+err.Error(), ""))
 	}
-	version := versionOf(stdin)
-	out, err := c.serve(command, version, stdin)
+	var doc document
+	errDecode := json.Unmarshal(stdin, &doc)
+	version := doc.version()
+	out, err := c.serve(command, version, doc, errDecode)
 	if err == nil {
 		_, err = c.Stdout.Write(out)
 	}
@@ -72,7 +74,7 @@ func Main(c Call) int {
 	return 0
 }
 
-func (c Call) serve(command, version string, stdin []byte) ([]byte, error) {
+func (c Call) serve(command, version string, doc document, errDecode error) ([]byte, error) {
 	if command == "VERSION" {
 		return json.Marshal(struct {
 			CNIVersion        string   `json:"cniVersion"`
@@ -84,7 +86,10 @@ func (c Call) serve(command, version string, stdin []byte) ([]byte, error) {
 			fmt.Sprintf("CNI_COMMAND %q is not supported", command),
 			"this version of weft speaks ADD, DEL, CHECK, GC, STATUS and VERSION")
 	}
-	conf, err := parseConfig(stdin)
+	if errDecode != nil {
+		return nil, undecodable(errDecode)
+	}
+	conf, err := parseConfig(doc)
 	if err != nil {
 		return nil, err
 	}

@@ -220,15 +220,11 @@ func (a attachments) container(h hostlocal.Holder) bool {
 // valid is the list that GC is given. None at all is an error: it would mean
 // that no pod is left.
 func (c config) valid() (attachments, error) {
-	list := c.runtime.ValidAttachments
-	if list == nil {
-		list = c.runtime.OldValidAttachments
-	}
-	if list == nil {
+	if c.runtime.ValidAttachments == nil {
 		return nil, invalid("cni.dev/valid-attachments is missing", "GC is for a container runtime to call, with its list")
 	}
 	out := attachments{}
-	for _, a := range list {
+	for _, a := range c.runtime.ValidAttachments {
 		out[hostlocal.Holder{ContainerID: a.ContainerID, IfName: a.IfName}] = true
 	}
 	return out, nil

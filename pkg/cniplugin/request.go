@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/utils"
 
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
@@ -16,23 +16,35 @@ import (
 
 // wireRuntime is what a runtime adds to the configuration of either form.
 type wireRuntime struct {
-	// RuntimeConfig is of the capabilities (CNI conventions, "Dynamic plugin
-	// specific fields").
-	RuntimeConfig struct {
+	// Config is of the capabilities (CNI conventions, "Dynamic plugin specific
+	// fields").
+	Config struct {
 		IPs          []string   `json:"ips"`
 		MAC          string     `json:"mac"`
 		PortMappings []wirePort `json:"portMappings"`
-	} `json:"runtimeConfig"`
+	}
 	Args struct {
 		CNI struct {
 			IPs []string `json:"ips"`
 			MAC string   `json:"mac"`
 		} `json:"cni"`
-	} `json:"args"`
-	PrevResult       json.RawMessage      `json:"prevResult"`
-	ValidAttachments []types.GCAttachment `json:"cni.dev/valid-attachments"`
+	}
+	PrevResult       json.RawMessage
+	ValidAttachments []types.GCAttachment
+}
+
+func (f *fields) runtime() wireRuntime {
+	var r wireRuntime
+	var old []types.GCAttachment
+	f.read("runtimeConfig", &r.Config)
+	f.read("args", &r.Args)
+	f.read("prevResult", &r.PrevResult)
+	f.read("cni.dev/valid-attachments", &r.ValidAttachments)
 	// As CNI 1.1.0 first had it; libcni gives both.
-	OldValidAttachments []types.GCAttachment `json:"cni.dev/attachments"`
+	if f.read("cni.dev/attachments", &old); r.ValidAttachments == nil {
+		r.ValidAttachments = old
+	}
+	return r
 }
 
 type wirePort struct {
@@ -89,7 +101,7 @@ func wishOf(r wireRuntime, args string) (wish, error) {
 			old[key] = value
 		}
 	}
-	ips := r.RuntimeConfig.IPs
+	ips := r.Config.IPs
 	if len(ips) == 0 {
 		ips = r.Args.CNI.IPs
 	}
@@ -106,7 +118,7 @@ func wishOf(r wireRuntime, args string) (wish, error) {
 		}
 		w.addrs = append(w.addrs, addr.Unmap())
 	}
-	if text := or(r.RuntimeConfig.MAC, or(r.Args.CNI.MAC, old["MAC"])); text != "" {
+	if text := or(r.Config.MAC, or(r.Args.CNI.MAC, old["MAC"])); text != "" {
 		addr, err := mac.Parse(text)
 		if err != nil || !addr.IsUnicast() {
 			return w, invalid(fmt.Sprintf("mac: %q is not the MAC of a station", text), "write it as 02:00:00:00:00:01")
@@ -145,11 +157,13 @@ func parseArgs(command string, getenv func(string) string) (request, error) {
 	if r.netns == "" && command != "DEL" {
 		return r, absent("CNI_NETNS")
 	}
-	if err := utils.ValidateContainerID(r.containerID); err != nil {
-		return r, types.NewError(err.Code, "CNI_CONTAINERID: "+err.Msg, err.Details)
+	if !isID(r.containerID) {
+		return r, types.NewError(types.ErrInvalidEnvironmentVariables,
+			fmt.Sprintf("CNI_CONTAINERID %q has characters that an id can't have", r.containerID), idNext)
 	}
-	if err := utils.ValidateInterfaceName(r.ifName); err != nil {
-		return r, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: "+err.Msg, err.Details)
+	if wrong := linkNameError(r.ifName); wrong != "" {
+		return r, types.NewError(types.ErrInvalidEnvironmentVariables,
+			fmt.Sprintf("CNI_IFNAME %q: a link's name %s", r.ifName, wrong), "name it as a link is named, such as eth0")
 	}
 	return r, nil
 }
@@ -157,4 +171,33 @@ func parseArgs(command string, getenv func(string) string) (request, error) {
 func absent(name string) error {
 	return types.NewError(types.ErrInvalidEnvironmentVariables, name+" is missing",
 		"the plugin is for a container runtime to start")
+}
+
+const idNext = "letters, digits, and after the first of them also _ . -"
+
+// isID holds a container's or a network's name to what the specification
+// allows ("Parameters", "Network configuration format").
+func isID(s string) bool {
+	for i, c := range []byte(s) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && (i == 0 || c != '_' && c != '.' && c != '-') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// linkNameError says what a link's name must not be and this one is, by the
+// specification's rules; "" is nothing.
+func linkNameError(s string) string {
+	const longest = 15
+	switch {
+	case s == "" || s == "." || s == "..":
+		return "is not empty, . or .."
+	case len(s) > longest:
+		return fmt.Sprintf("has at most %d bytes", longest)
+	case strings.ContainsAny(s, "/:") || strings.ContainsFunc(s, unicode.IsSpace):
+		return "has no slash, colon or white space in it"
+	}
+	return ""
 }

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/weftnet/weft/pkg/jsonout"
 	"github.com/weftnet/weft/pkg/mac"
 )
 
@@ -38,8 +40,12 @@ func iface(name string, m mac.Addr, sandbox string) *types100.Interface {
 	return &types100.Interface{Name: name, Mac: m.String(), Sandbox: sandbox}
 }
 
-// encode prints the result in the version that was asked for.
-func encode(r *types100.Result, version string) ([]byte, error) {
+// encode prints the result in the version that was asked for. What is all ours,
+// in a form since 1.0.0, is the usual case, and the quick one.
+func encode(r *types100.Result, chained bool, version string) ([]byte, error) {
+	if !chained && slices.Index(supported(), version) >= slices.Index(supported(), "1.0.0") {
+		return encodeOwn(r, version), nil
+	}
 	converted, err := r.GetAsVersion(version)
 	if err != nil {
 		return nil, fmt.Errorf("give the result as CNI %s: %w", version, err)
@@ -49,6 +55,56 @@ func encode(r *types100.Result, version string) ([]byte, error) {
 		return nil, fmt.Errorf("encode the result: %w", err)
 	}
 	return b.Bytes(), nil
+}
+
+// encodeOwn prints what result makes, with the keys in the library's order.
+func encodeOwn(r *types100.Result, version string) []byte {
+	var o jsonout.Object
+	o.Text("cniVersion", version)
+	if !dnsIsEmpty(r.DNS) {
+		o.Raw("dns", encodeDNS(r.DNS))
+	}
+	o.Raw("interfaces", jsonout.List(r.Interfaces, func(i *types100.Interface) []byte {
+		var o jsonout.Object
+		o.Text("mac", i.Mac)
+		o.Text("name", i.Name)
+		if i.Sandbox != "" {
+			o.Text("sandbox", i.Sandbox)
+		}
+		return o.Bytes()
+	}))
+	o.Raw("ips", jsonout.List(r.IPs, func(ip *types100.IPConfig) []byte {
+		var o jsonout.Object
+		o.Text("address", ip.Address.String())
+		o.Text("gateway", ip.Gateway.String())
+		o.Number("interface", uint64(*ip.Interface))
+		return o.Bytes()
+	}))
+	if len(r.Routes) > 0 {
+		o.Raw("routes", jsonout.List(r.Routes, func(r *types.Route) []byte {
+			var o jsonout.Object
+			o.Text("dst", r.Dst.String())
+			o.Text("gw", r.GW.String())
+			return o.Bytes()
+		}))
+	}
+	return o.Bytes()
+}
+
+func encodeDNS(d types.DNS) []byte {
+	var o jsonout.Object
+	if d.Domain != "" {
+		o.Text("domain", d.Domain)
+	}
+	for _, l := range []struct {
+		key   string
+		texts []string
+	}{{"nameservers", d.Nameservers}, {"options", d.Options}, {"search", d.Search}} {
+		if len(l.texts) > 0 {
+			o.Raw(l.key, jsonout.List(l.texts, jsonout.String))
+		}
+	}
+	return o.Bytes()
 }
 
 // ipNet is the form of the libraries.
