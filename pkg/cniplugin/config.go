@@ -196,7 +196,8 @@ func (c config) own(f fields) (config, error) {
 // check holds the values of the link to what the kernel takes.
 func (c config) check() error {
 	if wrong := linkNameError(c.bridge); wrong != "" {
-		return invalid(fmt.Sprintf("bridge %q: a link's name %s", c.bridge, wrong), "name it as a link is named, such as cni0")
+		return invalid(fmt.Sprintf("bridge %q: a link's name %s", c.bridge, wrong),
+			"name it as a link is named, such as cni0")
 	}
 	if c.mtu < 0 {
 		return invalid(fmt.Sprintf("mtu %d is negative", c.mtu), "leave it out, or 0, for the overlay's")

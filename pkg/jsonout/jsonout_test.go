@@ -29,7 +29,9 @@ func TestObject(t *testing.T) {
 
 // Every string is read as what encoding/json makes of it.
 func FuzzString(f *testing.F) {
-	for _, s := range []string{"", "eth0", "/run/netns/cni-1", "\"\\/\b\t\n\x00\x1f\x7f", "für 世界 \u2028", "\xff\xfe", "<&>"} {
+	for _, s := range []string{
+		"", "eth0", "/run/netns/cni-1", "\"\\/\b\t\n\x00\x1f\x7f", "für 世界 \u2028", "\xff\xfe", "<&>",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
