@@ -50,7 +50,8 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(
 		newTraceCommand(&g), newDoctorCommand(&g),
 		newStatusCommand(&g), newPeersCommand(&g), newPlanCommand(&g), newEventsCommand(&g), newLeasesCommand(&g),
-		newConfigCommand(), newCleanupCommand(&g), newDemoCommand(), newDockerOptsCommand(), newVersionCommand(),
+		newConfigCommand(), newCleanupCommand(&g), newCNICommand(&g), newDemoCommand(), newDockerOptsCommand(),
+		newVersionCommand(),
 	)
 	return root
 }

@@ -29,6 +29,7 @@ type Options struct {
 	BinDir string // where the container runtime looks for plugins
 	Plugin string // our program
 	Source string // the list, as from a ConfigMap
+	List   []byte // the list itself, where there is no Source
 	Target string // its place, as /etc/cni/net.d/10-weft.conflist
 }
 
@@ -68,7 +69,7 @@ const (
 // Install looks once, and writes what is not as it should be.
 func (i *Installer) Install() Report {
 	var r Report
-	content, list, err := readList(i.opts.Source)
+	content, list, err := i.wanted()
 	if err != nil {
 		// What is in place works, until we know better.
 		if _, _, standing := readList(i.opts.Target); standing == nil {
@@ -88,6 +89,18 @@ func (i *Installer) Install() Report {
 	return r
 }
 
+// wanted is the list that shall stand.
+func (i *Installer) wanted() ([]byte, netList, error) {
+	if i.opts.Source != "" {
+		return readList(i.opts.Source)
+	}
+	list, err := parseList(i.opts.List)
+	if err != nil {
+		return nil, list, fmt.Errorf("the CNI configuration %w", err)
+	}
+	return i.opts.List, list, nil
+}
+
 // program puts our program under a name.
 func (i *Installer) program(r *Report, name string) error {
 	target := filepath.Join(i.opts.BinDir, name)
@@ -97,7 +110,7 @@ func (i *Installer) program(r *Report, name string) error {
 	}
 	content, err := os.ReadFile(i.opts.Plugin)
 	if err != nil {
-		return fmt.Errorf("read our CNI plugin: %w; it belongs beside weftd", err)
+		return fmt.Errorf("read our CNI plugin: %w; it belongs beside the program that installs it", err)
 	}
 	standing, err := os.ReadFile(target)
 	switch {
@@ -134,7 +147,7 @@ func (i *Installer) list(r *Report, content []byte) error {
 		return nil
 	case err == nil && foreign(standing):
 		return fmt.Errorf("%s is another network's CNI configuration and is left alone; remove it, "+
-			"or choose another --cni-conf-file", i.opts.Target)
+			"or choose another name for ours", i.opts.Target)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return explain(fmt.Errorf("read %s: %w", i.opts.Target, bare(err)))
 	}

@@ -162,13 +162,13 @@ func TestInstall(t *testing.T) {
 		"another network under our name": {
 			map[string]string{"net.d/10-weft.conflist": calico},
 			[]string{wroteBin, "error /net.d/10-weft.conflist is another network's CNI configuration and is left alone; " +
-				"remove it, or choose another --cni-conf-file"},
+				"remove it, or choose another name for ours"},
 			with("net.d/10-weft.conflist", "755 "+calico),
 		},
 		"one other plugin under our name": {
 			map[string]string{"net.d/10-weft.conflist": `{"type":"calico"}`},
 			[]string{wroteBin, "error /net.d/10-weft.conflist is another network's CNI configuration and is left alone; " +
-				"remove it, or choose another --cni-conf-file"},
+				"remove it, or choose another name for ours"},
 			with("net.d/10-weft.conflist", `755 {"type":"calico"}`),
 		},
 		"under flannel's name, where nothing is": {
@@ -296,7 +296,7 @@ func TestRefusals(t *testing.T) {
 	}
 	n.remove("image/weft")
 	n.remove("bin/weft")
-	if r := n.Install(); r.Err == nil || !strings.Contains(r.Err.Error(), "it belongs beside weftd") {
+	if r := n.Install(); r.Err == nil || !strings.Contains(r.Err.Error(), "beside the program that installs it") {
 		t.Errorf("without a plugin: %v", r.Err)
 	}
 }

@@ -36,9 +36,11 @@ func bare(err error) error {
 func explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.EROFS):
-		return fmt.Errorf("%w; mount it writable, or choose another place with --cni-bin-dir and --cni-conf-file", err)
+		return fmt.Errorf("%w; mount it writable, or choose other directories", err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("%w; free some space, weftd tries again", err)
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return fmt.Errorf("%w; run it as root", err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; let root of this container write there, weftd tries again", err)
 	}
