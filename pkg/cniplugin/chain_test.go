@@ -2,7 +2,9 @@ package cniplugin_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -238,6 +240,68 @@ func TestPortmapOfBefore(t *testing.T) {
 			rules = n.host.Exec(program, "-t", "nat", "-S")
 			if strings.Contains(rules, "CNI-DN-") {
 				t.Errorf("%s", rules)
+			}
+		})
+	}
+}
+
+// portmapTable is what portmap makes since v1.6 where it is told to use
+// nftables, for the pods pod-1 and pod-2.
+const portmapTable = `table FAMILY cni_hostport {
+	comment "CNI portmap plugin"
+	chain hostports {
+		tcp dport 8080 dnat to ADDR:80 comment "pod-1"
+		tcp dport 8081 dnat to ADDR:80 comment "pod-2"
+	}
+	chain hostip_hostports {
+		FAMILY daddr ADDR udp dport 53 dnat to ADDR:53 comment "pod-1"
+	}
+	chain prerouting {
+		type nat hook prerouting priority dstnat
+		jump hostip_hostports
+		jump hostports
+	}
+	chain masquerading {
+		type nat hook postrouting priority srcnat
+		FAMILY saddr ADDR FAMILY daddr ADDR masquerade comment "pod-1"
+		FAMILY saddr ADDR FAMILY daddr ADDR masquerade comment "pod-10"
+	}
+}
+`
+
+// The same for nftables, and for pods of ours that had portmap behind us.
+func TestPortmapOfBeforeInNFTables(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs nft")
+	}
+	for _, ours := range []bool{true, false} {
+		t.Run(fmt.Sprintf("ours %t", ours), func(t *testing.T) {
+			n := newNode(t, ipv4)
+			n.t = t
+			p, _ := newPod(t, 1)
+			n.add(p)
+			if !ours {
+				if err := os.RemoveAll(string(n.records())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, r := range []*strings.Replacer{
+				strings.NewReplacer("FAMILY", "ip", "ADDR", "10.42.1.2"),
+				strings.NewReplacer("FAMILY", "ip6", "ADDR:", "[fd00::2]:", "ADDR", "fd00::2"),
+			} {
+				n.host.Exec("nft", r.Replace(portmapTable))
+			}
+			for range 2 {
+				n.del(p)
+			}
+			rules := n.host.Exec("nft", "list", "ruleset")
+			if strings.Contains(rules, `"pod-1"`) {
+				t.Errorf("the pod's rules stay:\n%s", rules)
+			}
+			for _, comment := range []string{`"pod-2"`, `"pod-10"`} {
+				if have := strings.Count(rules, comment); have != 2 {
+					t.Errorf("want both families' rules of %s, have %d:\n%s", comment, have, rules)
+				}
 			}
 		})
 	}

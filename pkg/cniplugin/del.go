@@ -81,7 +81,9 @@ func (k *kernel) remove(conf config, req request) error {
 		}
 	} else {
 		held, _ = store.Held(req.holder()) // told below
-		if err := k.removePortmaps(conf.network, req); err != nil {
+	}
+	if len(record.Ports) == 0 {
+		if err := k.removePortmaps(conf.network, req, known); err != nil {
 			return err
 		}
 	}

@@ -10,15 +10,23 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
 )
 
-// The chains of the CNI project's portmap plugin in iptables' table nat. A node
-// whose configuration had it chained behind flannel's plugin, and has not any
-// more, has no one else to remove what it made for pods of before.
+// What the CNI project's portmap plugin makes in iptables' table nat, and since
+// its v1.6 in nftables. A node whose configuration had it chained, and has not
+// any more, has no one else to remove what it made for pods of before.
 const (
 	portmapTop    = "CNI-HOSTPORT-DNAT"
 	portmapPrefix = "CNI-DN-"
+
+	portmapTable = "cni_hostport" // of nftables, one in each family
 )
+
+// portmapChains are those of the table in which a container has rules, which
+// have its id as their comment.
+func portmapChains() []string { return []string{"hostports", "hostip_hostports", "masquerading"} }
 
 // portmapChain is its chain for a container: as much of a hash as fits into
 // the 28 bytes of a chain's name.
@@ -27,14 +35,23 @@ func portmapChain(network, containerID string) string {
 	return (portmapPrefix + fmt.Sprintf("%x", sha512.Sum512([]byte(network+containerID))))[:length]
 }
 
-// removePortmaps removes what portmap made for a container. It is asked of
-// attachments only that are not ours; where nothing of portmap's is, or no
-// iptables, it costs a look.
-func (k *kernel) removePortmaps(network string, req request) error {
+// removePortmaps removes what portmap made for a container. Where there is
+// nothing it costs a look by netlink. iptables-legacy has to be run to be asked,
+// which is done for attachments that are not ours.
+func (k *kernel) removePortmaps(network string, req request, ours bool) error {
 	chain := portmapChain(network, req.containerID)
+	programs := []string{"iptables-nft", "ip6tables-nft"}
+	if !ours {
+		programs = append(programs, "iptables-legacy", "ip6tables-legacy")
+	}
 	var errs []error
-	for _, program := range []string{"iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"} {
-		if !portmapThere(program) {
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		if err := removePortmapRules(family, req.containerID); err != nil {
+			errs = append(errs, fmt.Errorf("remove portmap's rules of %s: %w", req.holder(), err))
+		}
+	}
+	for _, program := range programs {
+		if !portmapThere(program, chain) {
 			continue
 		}
 		if _, err := exec.LookPath(program); err != nil {
@@ -50,9 +67,51 @@ func (k *kernel) removePortmaps(network string, req request) error {
 	return nil
 }
 
-// portmapThere tells whether portmap's chain can be where a program looks. It
-// must not be asked of iptables-legacy itself, which would make the table.
-func portmapThere(program string) bool {
+// removePortmapRules removes a container's rules from portmap's table of
+// nftables. Another process may do so at this moment.
+func removePortmapRules(family nftables.TableFamily, containerID string) error {
+	const tries = 3
+	var err error
+	for range tries {
+		if err = tryRemovePortmapRules(family, containerID); !errors.Is(err, unix.ENOENT) {
+			break
+		}
+	}
+	return err
+}
+
+func tryRemovePortmapRules(family nftables.TableFamily, containerID string) error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	table := &nftables.Table{Name: portmapTable, Family: family}
+	found := false
+	for _, name := range portmapChains() {
+		rules, err := c.GetRules(table, &nftables.Chain{Name: name, Table: table})
+		if err != nil {
+			return nil //nolint:nilerr // no nftables, or no such table: nothing of portmap's
+		}
+		for _, r := range rules {
+			comment, ok := userdata.GetString(r.UserData, userdata.TypeComment)
+			if !ok || comment != containerID {
+				continue
+			}
+			r.Table, r.Chain, found = table, &nftables.Chain{Name: name, Table: table}, true
+			if err := c.DelRule(r); err != nil {
+				return err
+			}
+		}
+	}
+	if !found {
+		return nil
+	}
+	return c.Flush()
+}
+
+// portmapThere tells whether a chain of portmap's can be where a program looks.
+// It must not be asked of iptables-legacy itself, which would make the table.
+func portmapThere(program, chain string) bool {
 	v6 := strings.HasPrefix(program, "ip6")
 	if strings.HasSuffix(program, "-nft") {
 		family := nftables.TableFamilyIPv4
@@ -61,7 +120,7 @@ func portmapThere(program string) bool {
 		}
 		c, err := nftables.New()
 		if err == nil {
-			_, err = c.ListChain(&nftables.Table{Name: "nat", Family: family}, portmapTop)
+			_, err = c.ListChain(&nftables.Table{Name: "nat", Family: family}, chain)
 		}
 		return err == nil
 	}
