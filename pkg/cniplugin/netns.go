@@ -16,6 +16,7 @@ import (
 type kernel struct {
 	hostNS, podNS netns.NsHandle
 	host, pod     *netlink.Handle
+	later         []func() // what is waited for last
 }
 
 // openHost opens the host's side only.
@@ -93,6 +94,9 @@ func (k *kernel) inPod(f func() error) error {
 }
 
 func (k *kernel) close() {
+	for _, f := range k.later {
+		f()
+	}
 	for _, h := range []*netlink.Handle{k.host, k.pod} {
 		if h != nil {
 			h.Close()

@@ -46,6 +46,7 @@ func (k *kernel) removePorts(a attachment.Attachment) error {
 	}
 	ports, err := hostports.Open()
 	if err == nil {
+		k.later = append(k.later, ports.Close)
 		err = ports.Remove(a)
 	}
 	if err != nil {

@@ -186,6 +186,7 @@ func sweepPorts(conf config) error {
 	ports, err := hostports.Open()
 	if err == nil {
 		err = ports.Sweep(conf.records.Load)
+		ports.Close()
 	}
 	if errors.As(err, new(*attachment.DamagedError)) {
 		return nil

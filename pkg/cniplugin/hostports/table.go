@@ -25,7 +25,10 @@ func (e *TakenError) Error() string {
 }
 
 // Ports is the table in the network namespace of the calling thread.
-type Ports struct{ conn *nftables.Conn }
+type Ports struct {
+	conn *nftables.Conn
+	open []*nftables.Conn // of removals
+}
 
 // Open makes a Ports; it asks the kernel nothing. Each request has a socket of
 // its own: after one that failed, answers may still be under way.
@@ -34,7 +37,18 @@ func Open() (*Ports, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	return &Ports{c}, nil
+	return &Ports{conn: c}, nil
+}
+
+// Close ends what removals left open. The kernel frees what is removed after a
+// grace period of its own (RCU), and who closes a socket of nftables waits for
+// that (nft_rcv_nl_event), also at the end of the process: 10 ms, which may pass
+// while something else is done.
+func (p *Ports) Close() {
+	for _, c := range p.open {
+		_ = c.CloseLasting() // all of it was answered
+	}
+	p.open = nil
 }
 
 // Add leads the attachment's ports to it. The table is made where it is
@@ -172,6 +186,11 @@ func (p *Ports) tryRemove(names []string, decide func() (gone func(entry) bool, 
 	if err != nil {
 		return err
 	}
+	c, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return err
+	}
+	p.open = append(p.open, c)
 	all := sets()
 	for name, elements := range have {
 		elements = slices.DeleteFunc(elements, func(h nftables.SetElement) bool { return !gone(entryOf(name, h)) })
@@ -181,11 +200,11 @@ func (p *Ports) tryRemove(names []string, decide func() (gone func(entry) bool, 
 		if len(elements) == 0 {
 			continue
 		}
-		if err := p.conn.SetDeleteElements(all[name], elements); err != nil {
+		if err := c.SetDeleteElements(all[name], elements); err != nil {
 			return err
 		}
 	}
-	return p.conn.Flush()
+	return c.Flush()
 }
 
 // have reads a map or set. No table is no elements.
