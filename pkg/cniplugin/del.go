@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
@@ -71,21 +70,12 @@ func (k *kernel) remove(conf config, req request) error {
 	}
 	known := err == nil
 	store := hostlocal.At(conf.dataDir, conf.network, machine())
-	var held []netip.Addr
-	if known {
-		for _, p := range record.Addrs {
-			held = append(held, p.Addr())
-		}
-		if err := k.removePorts(record); err != nil {
-			return err
-		}
-	} else {
+	held := addrsOf(record)
+	if !known {
 		held, _ = store.Held(req.holder()) // told below
 	}
-	if len(record.Ports) == 0 {
-		if err := k.removePortmaps(conf.network, req, known); err != nil {
-			return err
-		}
+	if err := k.removeAnyPorts(conf.network, req, record, known); err != nil {
+		return err
 	}
 	if err := k.detach(hostName(conf.network, req), req); err != nil {
 		return err

@@ -3,6 +3,7 @@ package cniplugin_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 )
 
 // exec runs the real binary in the host's namespace.
@@ -196,6 +198,9 @@ func TestBadFileSystems(t *testing.T) {
 			n.empty()
 		})
 	}
+	for _, dir := range []string{"networks", "weft"} {
+		t.Run(dir+" is another's", func(t *testing.T) { anothersDir(t, dir) })
+	}
 	t.Run("a file in the place of each directory", func(t *testing.T) {
 		n := newNode(t, ipv4)
 		p, _ := newPod(t, 1)
@@ -209,6 +214,56 @@ func TestBadFileSystems(t *testing.T) {
 		}
 		n.empty()
 	})
+}
+
+// anothersDir has the plugin run as a user who may do everything but write where
+// a file system says that he may not.
+func anothersDir(t *testing.T, dir string) {
+	built(t)
+	if err := os.Chmod(binDir, 0o755); err != nil { //nolint:gosec // it runs our plugin
+		t.Fatal(err)
+	}
+	n := newNode(t, ipv4)
+	first, _ := newPod(t, 1)
+	n.add(first)
+	n.del(first)
+	for _, name := range []string{"networks", "networks/cbr0", "networks/cbr0/lock", "weft"} {
+		mode := os.FileMode(0o777)
+		if strings.HasPrefix(name, dir) {
+			mode = 0o700
+		}
+		if err := os.Chmod(filepath.Join(n.dir, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, _ := newPod(t, 2)
+	conf, err := json.Marshal(n.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(binDir, "weft"))
+	cmd.Env = []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=" + p.id, "CNI_IFNAME=" + p.ifName, "CNI_NETNS=" + p.netns}
+	cmd.Stdin = bytes.NewReader(conf)
+	const nobody = 65534
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
+		AmbientCaps: []uintptr{
+			unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH,
+		},
+	}
+	var out []byte
+	n.host.Do(func() { out, err = cmd.Output() })
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
+		t.Skipf("run a program as another user: %v", err)
+	}
+	for _, want := range []string{`"code":101`, "permission denied", "not ours"} {
+		if err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("want %q in %s, %v", want, out, err)
+		}
+	}
+	n.wantAddresses()
+	n.empty()
+	n.add(p)
 }
 
 func fill(t *testing.T, path string) {

@@ -1,6 +1,7 @@
 // Command floor is what a CNI plugin can't be quicker than: a static Go program
-// that does the netlink work of one point-to-point pod and nothing else. It
-// keeps no state, checks nothing and cleans nothing up; it is for comparison.
+// that does the netlink work of one point-to-point pod of weft's and nothing
+// else. It keeps no state, sets no sysctl, waits for nothing, checks nothing and
+// cleans nothing up; it is for comparison.
 package main
 
 import (
@@ -55,9 +56,10 @@ func run(command, hostEnd string) error {
 func attach(host, pod *netlink.Handle, ns netns.NsHandle, hostEnd string, addr net.IP) error {
 	gateway, one := net.IPv4(10, 43, 1, 1), net.CIDRMask(32, 32)
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = hostEnd
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = hostEnd, 1450, net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	pair := netlink.NewVeth(attrs)
 	pair.PeerName, pair.PeerNamespace = "eth0", netlink.NsFd(ns)
+	pair.PeerHardwareAddr = net.HardwareAddr{2, 0, 0, 0, 0, 2}
 	if err := host.LinkAdd(pair); err != nil {
 		return err
 	}
@@ -69,6 +71,13 @@ func attach(host, pod *netlink.Handle, ns netns.NsHandle, hostEnd string, addr n
 	if err != nil {
 		return err
 	}
+	route := func(dst *net.IPNet) func() error {
+		return func() error {
+			return pod.RouteAdd(&netlink.Route{
+				LinkIndex: eth0.Attrs().Index, Dst: dst, Gw: gateway, Flags: int(netlink.FLAG_ONLINK),
+			})
+		}
+	}
 	for _, do := range []func() error{
 		func() error { return host.LinkSetUp(link) },
 		func() error {
@@ -79,13 +88,11 @@ func attach(host, pod *netlink.Handle, ns netns.NsHandle, hostEnd string, addr n
 				LinkIndex: link.Attrs().Index, Dst: &net.IPNet{IP: addr, Mask: one}, Scope: netlink.SCOPE_LINK,
 			})
 		},
+		func() error { return pod.LinkSetUp(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: 1}}) }, // lo
 		func() error { return pod.LinkSetUp(eth0) },
 		func() error { return pod.AddrAdd(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: addr, Mask: one}}) },
-		func() error {
-			return pod.RouteAdd(&netlink.Route{
-				LinkIndex: eth0.Attrs().Index, Gw: gateway, Flags: int(netlink.FLAG_ONLINK),
-			})
-		},
+		route(&net.IPNet{IP: net.IPv4(10, 43, 0, 0), Mask: net.CIDRMask(16, 32)}),
+		route(nil),
 	} {
 		if err := do(); err != nil {
 			return err
