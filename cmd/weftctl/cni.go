@@ -34,9 +34,9 @@ In Kubernetes the DaemonSet does this. A weftd with --cni-conf, --cni-conf-file 
 func newCNICommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cni",
-		Short: "Install the CNI plugin, and list what it attached",
+		Short: "Install the CNI plugin, and tell what it did",
 	}
-	cmd.AddCommand(newCNIInstallCommand(g), newCNIListCommand(g))
+	cmd.AddCommand(newCNIInstallCommand(g), newCNIListCommand(g), newCNICallsCommand(g))
 	return cmd
 }
 
@@ -189,7 +189,6 @@ func newCNIListCommand(g *globals) *cobra.Command {
 			}))
 		},
 	}
-	cmd.Flags().StringVar(&dir, "attachments-dir", setting("ATTACHMENTS_DIR", attachment.DefaultDir),
-		"`directory` of the CNI plugin's records (stateDir)")
+	attachmentsFlag(cmd, &dir)
 	return cmd
 }

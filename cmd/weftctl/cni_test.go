@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/calls"
 	"github.com/weftnet/weft/pkg/mac"
 )
 
@@ -216,5 +218,37 @@ func TestCNIList(t *testing.T) {
 	const damaged = "DIR/cbr0:b:eth0: decode the record"
 	if !strings.Contains(have, "10.42.1.5") || err == nil || !strings.Contains(err.Error(), damaged) {
 		t.Errorf("%s, %v", have, err)
+	}
+}
+
+func TestCNICalls(t *testing.T) {
+	dir := t.TempDir()
+	have, err := inDir(t, dir, "cni calls --attachments-dir DIR")
+	if want := "ADD     0     0       -     -    -\n"; err != nil || !strings.Contains(have, want) {
+		t.Errorf("%s, %v", have, err)
+	}
+	for i := range 100 {
+		took, failed := 3*time.Millisecond, false
+		if i < 2 {
+			took, failed = time.Minute, true
+		}
+		if err := calls.Count(dir, "ADD", failed, took); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err = inDir(t, dir, "cni calls --attachments-dir DIR -o json")
+	var rows []callsRow
+	if err := errors.Join(err, json.Unmarshal([]byte(have), &rows)); err != nil {
+		t.Fatal(err)
+	}
+	want := callsRow{Verb: "ADD", Done: 98, Failed: 2, Mean: "1.20294s", P50: "≤5ms", P99: "longer"}
+	if len(rows) != len(calls.Verbs()) || rows[0] != want {
+		t.Errorf("want %+v, have %+v", want, rows)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".calls/counters"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inDir(t, dir, "cni calls --attachments-dir DIR"); err == nil || !strings.Contains(err.Error(), "counters") {
+		t.Error(err)
 	}
 }

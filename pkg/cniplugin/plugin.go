@@ -26,8 +26,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/weftnet/weft/pkg/calls"
 )
 
 // Call is one execution of the plugin: what a process is given.
@@ -102,6 +105,15 @@ func (c Call) serve(command, version string, doc document, errDecode error) ([]b
 			return nil, err
 		}
 	}
+	started := time.Now()
+	out, err := c.call(command, conf, req)
+	// Without a directory nothing was ever attached; otherwise a pod does not
+	// fail for a count's sake.
+	_ = calls.Count(string(conf.records), command, err != nil, time.Since(started))
+	return out, err
+}
+
+func (c Call) call(command string, conf config, req request) ([]byte, error) {
 	switch command {
 	case "ADD":
 		return c.add(conf, req)

@@ -39,6 +39,15 @@ func (k *kernel) addPorts(a attachment.Attachment, reap func() error) error {
 	return k.flushUDP(a)
 }
 
+// removeAnyPorts takes host ports away, ours or portmap's: a pod has but one of
+// them.
+func (k *kernel) removeAnyPorts(network string, req request, a attachment.Attachment, ours bool) error {
+	if len(a.Ports) > 0 {
+		return k.removePorts(a)
+	}
+	return k.removePortmaps(network, req, ours)
+}
+
 // removePorts takes the host's ports away from the pod.
 func (k *kernel) removePorts(a attachment.Attachment) error {
 	if len(a.Ports) == 0 {
