@@ -248,7 +248,8 @@ func TestCNICalls(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".calls/counters"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := inDir(t, dir, "cni calls --attachments-dir DIR"); err == nil || !strings.Contains(err.Error(), "counters") {
+	_, err = inDir(t, dir, "cni calls --attachments-dir DIR")
+	if err == nil || !strings.Contains(err.Error(), "counters") {
 		t.Error(err)
 	}
 }

@@ -50,7 +50,9 @@ func Bounds() []time.Duration {
 type Calls struct {
 	Done, Failed uint64
 	Sum          time.Duration // of all, from the plugin's start to its answer
-	Took         []uint64      // of all: how many took at most each of Bounds, but longer than the one before; the last: longer
+	// Took is how many of all took at most each of Bounds, but longer than the
+	// one before; the last is how many took longer.
+	Took []uint64
 }
 
 // The words of a verb: done, failed, sum, and the counts.
