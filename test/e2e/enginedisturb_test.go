@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/nftables/expr"
 )
 
 // resynced is how soon rules in iptables-legacy are right again: nobody is told of
@@ -13,8 +16,9 @@ import (
 const resynced = 5 * time.Second
 
 // TestEngineDisturbances changes and deletes, one by one, rules that stand in
-// iptables, by its own programs, and measures the time until all is as it was.
-// What the programs themselves take is in it: to disturb one, to look four.
+// iptables, by its own programs, and measures the time until all is as it was. What
+// the program takes to disturb is in it; and with legacy, where only programs can
+// read, what four of them take to look.
 func TestEngineDisturbances(t *testing.T) {
 	const few = 1
 	all := []kind{"nft", "legacy"}
@@ -41,13 +45,48 @@ func TestEngineDisturbances(t *testing.T) {
 				d: daemons[1], m: newMirror(t, c.Nodes[1]), from: c.pod(c.Nodes[1], "a"), to: c.pod(c.Nodes[0], "a"),
 				all: c.engineDisturbances(1, k), times: rounds(t, few), most: tolerated,
 			}
-			x.m.chains = func() ([]string, error) { return c.iptablesSaved(1, k) }
+			x.m.chains = x.m.iptablesRules
 			if k == "legacy" {
+				x.m.chains = func() ([]string, error) { return c.iptablesSaved(1, k) }
 				x.times, x.most = 1, tolerated+resynced
 			}
 			x.run(t)
 		})
 	}
+}
+
+// iptablesRules lists what stands in nftables' tables of iptables.
+func (m *mirror) iptablesRules() (lines []string, err error) {
+	chains, err := m.nft.ListChains()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range chains {
+		if c.Table.Name != "nat" && c.Table.Name != "filter" {
+			continue
+		}
+		rules, err := m.nft.GetRules(c.Table, c)
+		if err != nil {
+			return nil, err
+		}
+		name := fmt.Sprintf("chain %d %s %s", c.Table.Family, c.Table.Name, c.Name)
+		lines = append(lines, name)
+		for i, r := range rules {
+			text := fmt.Sprintf("%s rule %d:", name, i)
+			for _, e := range r.Exprs {
+				if _, counts := e.(*expr.Counter); counts {
+					continue
+				}
+				b, err := json.Marshal(e)
+				if err != nil {
+					return nil, err
+				}
+				text += fmt.Sprintf(" %T %s", e, b)
+			}
+			lines = append(lines, text)
+		}
+	}
+	return lines, nil
 }
 
 // iptablesSaved is what the programs print of the tables in which rules of weft's stand,
