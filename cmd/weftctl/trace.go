@@ -151,11 +151,14 @@ func (f *traceFlags) world(
 	if src == "node" {
 		return w, "", nil
 	}
+	if ip, err := netip.ParseAddr(src); err == nil {
+		if _, ours := w.Node.Owner(ip.Unmap()); ours && ip.Unmap().Is4() == p.Dst.Is4() {
+			p.Src = ip.Unmap()
+			return w, "", nil
+		}
+	}
 	if pod, err = f.pod(node, src, p); err != nil {
 		return w, "", err
-	}
-	if pod == "" { // an address of the node itself
-		return w, "", nil
 	}
 	inside, err := linux.New(linux.Options{Path: pod})
 	if err != nil {

@@ -16,8 +16,8 @@ func leaseChecks() []Check {
 		{
 			"cloned-machine", "leases with our MAC or address, and who else answers for our addresses on the wire",
 			"two machines are taken for one: a clone has the same MAC or address",
-			"give the clone addresses, MACs and a machine id of its own; on it: systemctl stop weftd, rm -r " +
-				"/var/lib/weft, start",
+			"give the clone addresses, MACs and a machine id of its own; on it: systemctl stop weftd, rm " +
+				"/var/lib/weft/lease.json, start",
 			cloned,
 		},
 		{

@@ -103,6 +103,10 @@ func TestTrace(t *testing.T) {
 	})
 	t.Run("the node to a pod elsewhere", func(t *testing.T) {
 		tr := tracer{t, c, c.Nodes[0]}
+		own := tr.node.Addrs[0].String()
+		if p := tr.ask(own, to); p.Src.String() != own || p.Stops() {
+			t.Errorf("from the node's own address: %s", p)
+		}
 		p := tr.ask("--live", "node", to)
 		if tr.wants(p, "flannel.1", "goes to node 192.168.77.2"); p.Live.Answer != "reply" {
 			t.Errorf("sent one: %+v", p.Live)
