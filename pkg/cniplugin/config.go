@@ -100,7 +100,7 @@ func parseConfig(d document) (config, error) {
 	if kind == typeFlannel {
 		return c.delegated(d)
 	}
-	if _, there := d["delegate"]; there {
+	if _, there := d.member("delegate"); there {
 		if key := d.ownKey(); key != "" {
 			return config{}, invalid(key+" stands beside delegate", "put it into delegate, or leave delegate out")
 		}
@@ -122,7 +122,7 @@ type fields struct {
 
 // read leaves into as it is where there is no such member, or null.
 func (f *fields) read(key string, into any) {
-	raw, there := f.doc[key]
+	raw, there := f.doc.member(key)
 	if !there || f.err != nil {
 		return
 	}
@@ -150,7 +150,7 @@ func (d document) ownKey() string {
 	for _, key := range []string{
 		"mode", "bridge", "mtu", "hairpinMode", "promiscMode", "isDefaultGateway", "ipMasq",
 	} {
-		if _, there := d[key]; there {
+		if _, there := d.member(key); there {
 			return key
 		}
 	}

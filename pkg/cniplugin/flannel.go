@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -32,7 +33,8 @@ type delegation struct {
 
 // delegated reads flannel's form.
 func (c config) delegated(doc document) (config, error) {
-	d := &delegation{version: c.version, network: c.network, runtimeConfig: doc["runtimeConfig"]}
+	d := &delegation{version: c.version, network: c.network}
+	d.runtimeConfig, _ = doc.member("runtimeConfig")
 	f := fields{doc: doc}
 	f.read("ipam", &d.ipam)
 	if f.err != nil {
@@ -66,6 +68,20 @@ func (c config) delegated(doc document) (config, error) {
 		return config{}, invalid("ipam.dataDir or delegate.bridge is not a string", "write it in quotes, or leave it out")
 	}
 	return c, nil
+}
+
+// member finds a member by its key, whatever the case of its letters, as flannel's
+// plugin and the CNI library do (encoding/json).
+func (d document) member(key string) (json.RawMessage, bool) {
+	if raw, there := d[key]; there {
+		return raw, true
+	}
+	for k, raw := range d {
+		if strings.EqualFold(k, key) {
+			return raw, true
+		}
+	}
+	return nil, false
 }
 
 // text is a member that is a string; ok is false if it is something else.

@@ -110,6 +110,10 @@ func TestBadConfiguration(t *testing.T) {
 		},
 		"a bridge that can't be": {[]any{"bridge", "a/b"}, 7, []string{`"a/b"`, "cni0"}},
 		"a negative MTU":         {[]any{"mtu", -1}, 7, []string{"mtu -1"}},
+		"a key in other letters": {[]any{"MTU", -2}, 7, []string{"mtu -2"}},
+		"flannel's form in other letters": {
+			[]any{"Delegate", map[string]any{"type": 6}}, 7, []string{"delegate.type is 6, not a string"},
+		},
 		"an MTU of the wrong type": {
 			[]any{"mtu", "large"}, 6, []string{"decode the network configuration", "mtu", "/etc/cni/net.d"},
 		},
