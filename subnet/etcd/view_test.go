@@ -97,6 +97,38 @@ func TestViewIsWhatAFreshReadGives(t *testing.T) {
 	}
 }
 
+// TestMalformedAmongMany reads 10,000 leases of which one in a hundred can't be read:
+// the others are there, in order, and each of the bad is named once.
+func TestMalformedAmongMany(t *testing.T) {
+	junk := []string{"", "{", "null", `{"PublicIP":"172.16.0.300"}`, `{"PublicIP":7}`, "\xff"}
+	store, v := newKeys(), newView(testConfig, testLeases)
+	for n := range 10_000 {
+		value := leaseValue(n)
+		if n%100 == 7 {
+			value = junk[n/100%len(junk)]
+		}
+		store.put(leaseKey(n), value)
+	}
+	v.reset(store.header(), store.all())
+	s := v.snapshot()
+	if len(s.Leases) != 9_900 || len(s.Malformed) != 100 {
+		t.Fatalf("%d leases and %d that can't be read", len(s.Leases), len(s.Malformed))
+	}
+	for i, l := range s.Leases {
+		if i > 0 && l.Created <= s.Leases[i-1].Created {
+			t.Fatalf("lease %s is out of order", l.ID)
+		}
+		if n := l.Created - 1; n%100 == 7 || testLeases+l.ID != leaseKey(int(n)) {
+			t.Fatalf("lease %s stands where %s was written", l.ID, leaseKey(int(n)))
+		}
+	}
+	for i, bad := range s.Malformed {
+		if i > 0 && bad.ID == s.Malformed[i-1].ID || bad.Reason == "" {
+			t.Fatalf("%s is named twice, or without a reason", bad.ID)
+		}
+	}
+}
+
 func anyEvent(r *rand.Rand, store *keys) *mvccpb.Event {
 	n := r.IntN(20)
 	switch r.IntN(10) {

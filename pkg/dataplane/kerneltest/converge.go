@@ -34,6 +34,7 @@ func convergeCases() map[string]func(*bench) {
 			b.converged(want)
 		},
 		"300 peers in both families":              manyPeers,
+		"a process that dies amid a plan":         cutPlans,
 		"a restarted process has nothing to mend": restart,
 		"all is taken away again": func(b *bench) {
 			before := b.Admin.Dump()
@@ -75,6 +76,39 @@ func manyPeers(b *bench) {
 	}
 	b.converged(want)
 	b.settle(everything(0))
+}
+
+// cutPlans lets a process die with a part of its plan written, at the ends of batches
+// and amid them: what stands is what stands below, and the next process goes on.
+func cutPlans(b *bench) {
+	from, to := everything(0), everything(120) // 720 ops for peers, in batches of 128 messages
+	for _, cut := range []int{1, 127, 128, 129, 300, 511, 700} {
+		for _, want := range []dataplane.State{to, from} {
+			p := b.plan(want, full())
+			p.Ops = p.Ops[:min(cut, len(p.Ops))]
+			b.apply(p)
+			b.Kernel = b.Reopen()
+			b.supported()
+		}
+		b.settle(to)
+		b.settle(from)
+	}
+}
+
+// supported checks that no route lacks its neighbour, and no neighbour its FDB entry.
+func (b *bench) supported() {
+	b.Helper()
+	have := b.observe(full()).Have
+	for key, r := range have.Routes {
+		if _, ok := have.Neighs[dataplane.NeighKey{Link: r.Link, IP: r.Via}]; r.Via.IsValid() && !ok {
+			b.Errorf("route %s without its neighbour", key)
+		}
+	}
+	for key, m := range have.Neighs {
+		if _, ok := have.FDB[dataplane.FDBKey{Link: key.Link, MAC: m}]; !ok {
+			b.Errorf("neighbour %s without its FDB entry", key)
+		}
+	}
 }
 
 func restart(b *bench) {
