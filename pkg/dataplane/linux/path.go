@@ -1,10 +1,12 @@
 package linux
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -50,32 +52,48 @@ func parseHop(m []byte) (hop, bool) {
 // loopbackIndex is LOOPBACK_IFINDEX (include/net/flow.h).
 const loopbackIndex = 1
 
-// paths asks for one address after another: what is asked for may be few of
-// many routes, and only a lookup knows the host's rules.
+// pathBatch is how many answers wait in the socket at the most, of a KiB each.
+const pathBatch = 64
+
+// paths asks for each address: what is asked for may be few of many routes, and
+// only a lookup knows the host's rules.
 func (k *Kernel) paths(
 	ctx context.Context, peers []netip.Addr, names map[int]string,
 ) (map[netip.Addr]dataplane.Route, error) {
 	out := make(map[netip.Addr]dataplane.Route, len(peers))
-	for _, peer := range peers {
+	var e encoder
+	for some := range slices.Chunk(slices.DeleteFunc(slices.Clone(peers), pathless), pathBatch) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if !peer.IsValid() || peer.Zone() != "" {
-			continue
+		e.reset()
+		for _, peer := range some {
+			e.begin(unix.RTM_GETROUTE, 0)
+			e.bytes(family(peer), uint8(peer.BitLen()), 0, 0, 0, 0, 0, 0)
+			e.uint32(0)
+			e.addrAttr(unix.RTA_DST, peer)
+			e.end()
 		}
-		header := &nl.RtMsg{RtMsg: unix.RtMsg{Family: family(peer), Dst_len: uint8(peer.BitLen())}}
-		h, ok, err := get(k, unix.RTM_GETROUTE, parseHop, header, addrAttr(unix.RTA_DST, peer))
-		if err != nil && !unreachable(err) {
-			return nil, fmt.Errorf("look up the path to %s: %w", peer, err)
+		var failed error
+		err := k.exchange(&e, func(i int, m message) bool {
+			h, ok := parseHop(m.data)
+			switch err := m.failure(); {
+			case m.typ != unix.NLMSG_ERROR && ok && names[h.index] != "":
+				out[some[i]] = dataplane.Route{Via: h.via, Link: names[h.index], Src: h.src}
+			case m.typ == unix.NLMSG_ERROR && err != nil && !unreachable(err):
+				failed = cmp.Or(failed, fmt.Errorf("look up the path to %s: %w", some[i], err))
+			}
+			return i == len(some)-1
+		})
+		if err = cmp.Or(err, failed); err != nil {
+			return nil, err
 		}
-		link := names[h.index]
-		if err != nil || !ok || link == "" {
-			continue
-		}
-		out[peer] = dataplane.Route{Via: h.via, Link: link, Src: h.src}
 	}
 	return out, nil
 }
+
+// pathless tells what no lookup knows a path to.
+func pathless(peer netip.Addr) bool { return !peer.IsValid() || peer.Zone() != "" }
 
 // unreachable is how the kernel says that there is no way: no route, or one
 // that lets nothing pass.
