@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // bin is where TestMain puts our binaries.
@@ -44,12 +45,19 @@ type plan struct {
 	rounds int
 	sizes  []int
 	only   map[string]bool // sections; empty: all
-	out    string          // without the extension
+	idle   time.Duration
+	out    string // without the extension
 }
 
 func planned(b *testing.B) plan {
 	b.Helper()
-	p := plan{rounds: 3, sizes: []int{100, 1000, 5000, 10000}, only: map[string]bool{}}
+	p := plan{rounds: 3, sizes: []int{100, 1000, 5000, 10000}, only: map[string]bool{}, idle: 5 * time.Minute}
+	if s := os.Getenv("WEFT_BENCH_IDLE"); s != "" {
+		var err error
+		if p.idle, err = time.ParseDuration(s); err != nil {
+			b.Fatalf("WEFT_BENCH_IDLE: %v", err)
+		}
+	}
 	if s := os.Getenv("WEFT_BENCH_ROUNDS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 {
@@ -80,11 +88,11 @@ func (p plan) wants(section string) bool { return len(p.only) == 0 || p.only[sec
 func contenders() []contender {
 	usual := "--etcd-endpoints={etcd} --iface=eth0 --ip-masq --subnet-file={dir}/subnet.env --healthz-port=0"
 	all := []contender{{
-		name: "weft", path: filepath.Join(bin, "weftd"),
+		name: "weft", path: filepath.Join(bin, "weftd"), ours: true,
 		args: usual + " --state-dir={dir}/state --socket={dir}/socket",
 	}}
 	if base := os.Getenv("BASE_DAEMON"); base != "" {
-		all = append(all, contender{name: "base", path: base, args: all[0].args})
+		all = append(all, contender{name: "base", path: base, args: all[0].args, ours: true})
 	}
 	if peer := os.Getenv("PEER"); peer != "" {
 		all = append(all, contender{
@@ -103,7 +111,7 @@ func BenchmarkReport(b *testing.B) {
 		name string
 		run  func(*testing.B, plan, *report)
 	}{
-		{"join", measureJoins}, {"churn", measureChurn}, {"latency", measureLatency}, {"mass", measureMass},
+		{"cold", measureCold}, {"floor", measureFloor}, {"join", measureJoins}, {"churn", measureChurn}, {"latency", measureLatency}, {"mass", measureMass},
 		{"idle", measureIdle}, {"path", measurePath}, {"store", measureStore},
 	} {
 		if p.wants(section.name) {

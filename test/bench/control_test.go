@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,25 +36,86 @@ func measureJoins(b *testing.B, p plan, out *report) {
 				"up to then; resident memory at its highest, and ten seconds later. \"Right\" is a restart after kill -9 over a "+
 				"kernel that is as it shall be, until the daemon has looked at it (its CPU stands still); \"stale\" one in which "+
 				"one peer of a hundred has lost its route.")
-		for range p.rounds {
+		for round := range p.rounds {
 			for _, c := range out.Daemons {
-				r.join(s, c, n)
+				r.join(s, c, n, round == p.rounds-1)
 			}
 		}
 	}
 }
 
-func (r *rig) join(s *section, c contender, n int) {
-	began := time.Now()
-	d := r.begin(c, 1)
+// measureCold starts each daemon on a node that has nothing, with nobody else there.
+func measureCold(b *testing.B, p plan, out *report) {
+	r := newRig(b, 2)
+	s := out.section("Cold start", "From the start of the process until pods can be served: there is a subnet file. No peers, no device, "+
+		"no lease.")
+	for range 3 * p.rounds {
+		for _, c := range out.Daemons {
+			r.empty()
+			r.clear(c, 1)
+			file := filepath.Join(r.dir(c, 1), "subnet.env")
+			began := time.Now()
+			d := r.start(c, 1, r.dir(c, 1))
+			until(b, time.Millisecond, func() error { _, err := os.Stat(file); return err })
+			s.add("time", "s", c.name, time.Since(began).Seconds())
+			d.quiet()
+			s.add("CPU until quiet", "s", c.name, d.cpu())
+			d.kill()
+		}
+	}
+}
+
+// measureFloor is what the kernel takes at the least for the entries of 10,000 peers,
+// and what the daemon's own writing of them takes, in turns.
+func measureFloor(b *testing.B, p plan, out *report) {
+	s := out.section("Writing 10,000 peers", "Processor time alone, by `make bench-netlink`: the best batch of messages, and the daemon's Apply.")
+	for range p.rounds {
+		cmd := exec.Command("go", "test", "-count=1", "-run", "^$", "-benchtime", "1x",
+			"-bench", "^BenchmarkFloor$/^(batched,_the_last_acknowledged|Apply)$", "./pkg/dataplane/linux")
+		cmd.Dir, cmd.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
+		text, err := cmd.CombinedOutput()
+		if err != nil {
+			b.Fatalf("bench-netlink: %v\n%s", err, text)
+		}
+		spent := map[string]float64{}
+		for line := range strings.Lines(string(text)) {
+			var ms float64
+			if f := strings.Fields(line); len(f) == 6 && f[5] == "cpu-ms" {
+				_, _ = fmt.Sscan(f[4], &ms)
+				spent[strings.TrimPrefix(f[0], "BenchmarkFloor/")[:5]] = ms
+			}
+		}
+		s.add("the best batch", "ms", "weft", spent["batch"])
+		s.add("Apply", "ms", "weft", spent["Apply"])
+		s.add("Apply / the best batch", "", "weft", spent["Apply"]/spent["batch"])
+	}
+}
+
+// ready is what ours says then.
+const ready = "ready: pods can be served"
+
+func (r *rig) join(s *section, c contender, n int, last bool) {
+	r.clear(c, 1)
+	etcd, began := r.server.cpu(), time.Now()
+	d := r.start(c, 1, r.dir(c, 1))
 	d.await(n)
 	s.add("empty: time", "s", c.name, time.Since(began).Seconds())
 	s.add("empty: CPU", "s", c.name, d.cpu())
+	s.add("empty: CPU of etcd", "s", c.name, r.server.cpu()-etcd)
 	s.add("empty: memory at the highest", "MiB", c.name, d.memory("VmHWM"))
-	d.rest(c, s, "memory later")
+	if last {
+		d.rest(c, s, "memory later")
+	} else {
+		d.quiet()
+	}
 	d.kill()
 
+	must(r.t, os.Remove(d.log))
+	began = time.Now()
 	d = r.start(c, 1, r.dir(c, 1))
+	if c.ours {
+		s.add("right: time until ready", "s", c.name, d.said(ready, began).Seconds())
+	}
 	d.quiet()
 	s.add("right: CPU until quiet", "s", c.name, d.cpu())
 	d.kill()
@@ -64,6 +127,26 @@ func (r *rig) join(s *section, c contender, n int) {
 	s.add("stale: time", "s", c.name, time.Since(began).Seconds())
 	s.add("stale: CPU", "s", c.name, d.cpu())
 	d.kill()
+
+	if !c.ours { // some see no peer at all then
+		return
+	}
+	r.spoil(n / 100)
+	r.clear(c, 1)
+	began = time.Now()
+	d = r.start(c, 1, r.dir(c, 1))
+	d.await(n - n/100)
+	s.add("1 % malformed: time", "s", c.name, time.Since(began).Seconds())
+	s.add("1 % malformed: CPU", "s", c.name, d.cpu())
+	d.kill()
+	r.fill(0, n/100, 0)
+}
+
+// spoil makes the first leases unreadable, in several ways.
+func (r *rig) spoil(n int) {
+	r.t.Helper()
+	ways := []string{"", "{", "null", `{"PublicIP":"172.16.0.300"}`, strings.Replace(peerValue(0, 0), "02:00", "02-zz", 1)}
+	r.batch(0, n, func(i int) clientv3.Op { return clientv3.OpPut(peerKey(i), ways[i%len(ways)]) })
 }
 
 // rest waits for ten seconds and tells the memory.
@@ -285,20 +368,30 @@ func (r *rig) mass(s *section, c contender, n int) {
 	s.add("CPU of all", "s", c.name, cpu)
 }
 
-// measureIdle leaves a daemon with 10,000 peers alone.
+// measureIdle leaves daemons with many peers alone, each on its node.
 func measureIdle(b *testing.B, p plan, out *report) {
 	n := slices.Max(p.sizes)
-	r := newRig(b, 2)
+	r := newRig(b, 1+len(out.Daemons))
 	r.fill(0, n, 0)
-	s := out.section(fmt.Sprintf("Idle with %d peers", n),
-		"Two minutes, ten seconds after the join, with the slow audits in them.")
-	for _, c := range out.Daemons {
-		d := r.begin(c, 1)
-		d.await(n)
-		d.rest(c, s, "memory")
-		before, began := d.cpu(), time.Now()
-		<-time.After(2 * time.Minute)
-		s.add("CPU, of one core", "%", c.name, 100*(d.cpu()-before)/time.Since(began).Seconds())
+	s := out.section(fmt.Sprintf("Idle with %d peers", n), fmt.Sprintf(
+		"%s, ten seconds after the join, with the slow audits in them; all daemons at once.", p.idle))
+	all := make([]*running, len(out.Daemons))
+	before := make([]float64, len(all))
+	for i, c := range out.Daemons {
+		all[i] = r.begin(c, 1+i)
+		all[i].await(n + i) // those before have leases, too
+		all[i].rest(c, s, "memory")
+	}
+	for i, d := range all {
+		before[i] = d.cpu()
+	}
+	began := time.Now()
+	<-time.After(p.idle)
+	for i, d := range all {
+		c := out.Daemons[i]
+		s.add("CPU, of one core", "%", c.name, 100*(d.cpu()-before[i])/time.Since(began).Seconds())
+		s.add("memory after it", "MiB", c.name, d.memory("VmRSS"))
+		s.add("memory after it, without pages of files", "MiB", c.name, d.memory("RssAnon"))
 		d.kill()
 	}
 }

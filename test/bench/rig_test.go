@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,7 +23,10 @@ import (
 )
 
 // contender is a daemon that is measured.
-type contender struct{ name, path, args string }
+type contender struct {
+	name, path, args string
+	ours             bool // it says in its log what ours says
+}
 
 // rig is a store on node 0 and nodes for the daemons.
 type rig struct {
@@ -192,6 +194,7 @@ func (r *rig) clear(c contender, node int) {
 	r.forget(node)
 	must(r.t, r.Nodes[node].Do(func() error {
 		if l, err := netlink.LinkByName(device); err == nil {
+			defer func() { <-time.After(time.Second) }() // the kernel frees 10,000 peers beside what comes next
 			return netlink.LinkDel(l)
 		}
 		return nil
@@ -203,29 +206,15 @@ func (d *running) kill() {
 	<-d.proc.Done()
 }
 
-// holds counts the entries of one kind on the device, without decoding them.
+// holds counts the entries of one kind on the device.
 func (d *running) holds(kind int) (n int) {
 	must(d.t, d.node.Do(func() error {
 		link, err := netlink.LinkByName(device)
 		if err != nil {
 			return nil //nolint:nilerr // not there yet
 		}
-		switch kind {
-		case unix.RTM_GETROUTE:
-			routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: link.Attrs().Index},
-				netlink.RT_FILTER_OIF)
-			n = len(routes)
-			return err
-		case unix.AF_BRIDGE, unix.AF_INET:
-			entries, err := netlink.NeighList(link.Attrs().Index, kind)
-			for _, e := range entries {
-				if e.State&netlink.NUD_PERMANENT != 0 {
-					n++
-				}
-			}
-			return err
-		}
-		return fmt.Errorf("kind %d", kind)
+		n, err = count(kind, link.Attrs().Index)
+		return err
 	}))
 	return n
 }
@@ -253,33 +242,6 @@ func (d *running) awaitKinds(peers int, kinds ...int) {
 		}
 		return nil
 	})
-}
-
-// cpu is the processor time so far, in seconds.
-func (d *running) cpu() float64 {
-	d.t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.proc.Pid()))
-	must(d.t, err)
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest) // from field 3 on, proc_pid_stat(5)
-	user, _ := strconv.Atoi(fields[11])
-	system, _ := strconv.Atoi(fields[12])
-	return float64(user+system) / 100 // USER_HZ
-}
-
-// memory is VmRSS or VmHWM in MiB.
-func (d *running) memory(field string) float64 {
-	d.t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.proc.Pid()))
-	must(d.t, err)
-	for line := range strings.Lines(string(raw)) {
-		var kib float64
-		if _, err := fmt.Sscanf(line, field+": %f kB", &kib); err == nil {
-			return kib / 1024
-		}
-	}
-	d.t.Fatalf("no %s", field)
-	return 0
 }
 
 // until polls, with a pause, until f is content.
