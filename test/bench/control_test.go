@@ -47,8 +47,8 @@ func measureJoins(b *testing.B, p plan, out *report) {
 // measureCold starts each daemon on a node that has nothing, with nobody else there.
 func measureCold(b *testing.B, p plan, out *report) {
 	r := newRig(b, 2)
-	s := out.section("Cold start", "From the start of the process until pods can be served: there is a subnet file. No peers, no device, "+
-		"no lease.")
+	s := out.section("Cold start",
+		"From the start of the process until pods can be served: there is a subnet file. No peers, no device, no lease.")
 	for range 3 * p.rounds {
 		for _, c := range out.Daemons {
 			r.empty()
@@ -68,7 +68,8 @@ func measureCold(b *testing.B, p plan, out *report) {
 // measureFloor is what the kernel takes at the least for the entries of 10,000 peers,
 // and what the daemon's own writing of them takes, in turns.
 func measureFloor(b *testing.B, p plan, out *report) {
-	s := out.section("Writing 10,000 peers", "Processor time alone, by `make bench-netlink`: the best batch of messages, and the daemon's Apply.")
+	s := out.section("Writing 10,000 peers",
+		"Processor time alone, by `make bench-netlink`: the best batch of messages, and the daemon's Apply.")
 	for range p.rounds {
 		cmd := exec.Command("go", "test", "-count=1", "-run", "^$", "-benchtime", "1x",
 			"-bench", "^BenchmarkFloor$/^(batched,_the_last_acknowledged|Apply)$", "./pkg/dataplane/linux")

@@ -77,10 +77,11 @@ func entries(b []byte) (n int, last bool) {
 func (d *running) said(text string, began time.Time) time.Duration {
 	d.t.Helper()
 	until(d.t, time.Millisecond, func() error {
-		if raw, err := os.ReadFile(d.log); err != nil || !strings.Contains(string(raw), text) {
-			return fmt.Errorf("its log does not say %q: %v", text, err)
+		raw, err := os.ReadFile(d.log)
+		if err == nil && !strings.Contains(string(raw), text) {
+			err = fmt.Errorf("its log does not say %q", text)
 		}
-		return nil
+		return err
 	})
 	return time.Since(began)
 }
