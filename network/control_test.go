@@ -20,6 +20,7 @@ import (
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network/events"
 	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/metrics"
 )
 
 // get asks the control socket's handler.
@@ -282,5 +283,71 @@ func TestStatusWithoutADaemon(t *testing.T) {
 		if now := b.kernel.Writes(); now != writes {
 			t.Errorf("%d writes", now-writes)
 		}
+	})
+}
+
+// TestMetrics: what is counted, and what is read off, when somebody asks.
+func TestMetrics(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.server.SetConfig([]byte(config1))
+		b.start()
+		defer b.stop()
+		b.peer(2, peerMAC)
+		b.peer(3, "01:00:5e:00:00:01") // multicast
+		b.settle(time.Second)
+		b.client.Cut()
+		b.deleteRoute("10.42.2.0/24")
+		b.settle(time.Second)
+		m := b.node.Metrics()
+		if !m.Ready || !m.Conditions[conditionLease] || m.Peers != 1 || m.Skipped["VtepMAC"] != 1 || m.Backend != "vxlan" {
+			t.Errorf("node: %+v", m)
+		}
+		if m.StoreUp || m.Outages != 1 || m.Leases != 3 || m.Heard.IsZero() {
+			t.Errorf("store: %+v", m)
+		}
+		if m.Writes["route"] != 2 || m.Repairs["route"] != 1 || m.Rounds == 0 || m.ReadErrors != 0 {
+			t.Errorf("kernel: writes %v, repairs %v, %d rounds", m.Writes, m.Repairs, m.Rounds)
+		}
+		w := httptest.NewRecorder()
+		metrics.Handler(b.node.Metrics).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		if !strings.Contains(w.Body.String(), "\nweft_apply_delay_seconds_count 1\n") {
+			t.Errorf("one change of peers went into the kernel:\n%s", w.Body)
+		}
+		b.client.Heal()
+		b.settle(time.Second)
+		if m := b.node.Metrics(); !m.StoreUp || m.Outages != 1 {
+			t.Errorf("with the store back: %+v", m)
+		}
+	})
+}
+
+// TestAStuckNodeIsNotAlive: a kernel that doesn't answer, for as long as nobody
+// would wait.
+func TestAStuckNodeIsNotAlive(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.server.SetConfig([]byte(config1))
+		free := make(chan struct{})
+		b.start()
+		defer b.stop()
+		alive := func(want string) {
+			t.Helper()
+			have := ""
+			if err := b.node.opts.Health.Live(); err != nil {
+				have = err.Error()
+			}
+			if !strings.Contains(have, want) || want == "" && have != "" {
+				t.Errorf("alive: %q, want %q", have, want)
+			}
+		}
+		alive("")
+		b.kernel.FailOps(func(dataplane.Op) error { <-free; return nil })
+		b.peer(2, peerMAC)
+		b.settle(time.Second)
+		alive("")
+		b.settle(2 * time.Minute)
+		alive("the loop that programs the kernel has not answered for 2m")
+		close(free)
+		b.settle(time.Second)
+		alive("")
 	})
 }

@@ -286,6 +286,7 @@ func (n *Node) apply(ctx context.Context) {
 		s.fillPeers(h, b.MTU(h), len(peers)-len(left), no)
 		s.Tunnel = n.tunnelStatus(untrack, reason)
 		n.counting = tunnel.Counting(n.pieces.door.now)
+		s.devices = slices.Sorted(maps.Keys(n.pieces.links))
 		s.Rules = RulesStatus{why.String(), why.reason, why.warning}
 	})
 }

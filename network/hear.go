@@ -17,6 +17,9 @@ func (n *Node) watchStore(ctx context.Context, to chan<- subnet.Snapshot) error 
 			return ctx.Err()
 		}
 		n.opts.Log.WithError(err).Warn("watching the store ended; trying again")
+		n.mu.Lock()
+		n.ledger.tally.watchRestarts++
+		n.mu.Unlock()
 		if !sleep(ctx, backoff(attempt)) {
 			return ctx.Err()
 		}
@@ -26,6 +29,7 @@ func (n *Node) watchStore(ctx context.Context, to chan<- subnet.Snapshot) error 
 // hear takes a snapshot from the store, as far as it is credible.
 func (n *Node) hear(s subnet.Snapshot) {
 	v := &n.view
+	v.heard = time.Now()
 	age := time.Duration(0)
 	if !v.doubted.IsZero() {
 		age = time.Since(v.doubted)

@@ -104,6 +104,7 @@ type view struct {
 	doubted   time.Time // since when the store's word is not taken; zero: it is
 	kept      int       // leases that are kept against its word
 	confirmed bool      // the store itself has spoken since we started
+	heard     time.Time // when it spoke last
 	facts     dataplane.Facts
 	asked     []netip.Addr // peers whose paths are in facts, if the backend uses paths; sorted
 	uplink    backend.Uplink
@@ -162,7 +163,10 @@ func (n *Node) Run(ctx context.Context) error {
 	k := keeper{store: n.opts.Store, log: n.opts.Log, wait: n.storeWait, fits: n.fits}
 
 	g, ctx := errgroup.WithContext(ctx)
+	n.opts.Health.Watch("the loop that programs the kernel", func() { _ = n.loop.Turn(ctx) })
+	n.opts.Health.Watch("the part that decides", func() { _ = n.ask(ctx, func() {}) })
 	g.Go(func() error { return n.loop.Run(ctx) })
+	g.Go(func() error { return n.feedWatchdog(ctx) })
 	g.Go(func() error { return n.watchStore(ctx, snapshots) })
 	g.Go(func() error { return k.run(ctx, claims, leases) })
 	g.Go(func() error { return n.steer(ctx, snapshots, claims, leases) })

@@ -37,6 +37,7 @@ type ledger struct {
 	ops        int
 	drift      drift
 	complaints complaints
+	tally      tally
 	commands   map[string]string // failures that the log was told, by task
 }
 
@@ -47,6 +48,7 @@ func (n *Node) onRound(r reconcile.Round) {
 	}
 	n.mu.Lock()
 	n.ledger.add(r)
+	n.ledger.tally.round(r, time.Now())
 	tell := n.ledger.drift.note(r, time.Now())
 	refused, conflicts := n.ledger.complaints.fresh(r)
 	fought := len(n.ledger.drift.seen) > 0 && r.Repaired == len(r.Applied.Ops)
@@ -201,6 +203,29 @@ func (n *Node) announceReadiness(notReady error) {
 func (n *Node) notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		n.once("notify "+err.Error(), func(log logrus.FieldLogger) { log.WithError(err).Warn("systemd was not told") })
+	}
+}
+
+// feedWatchdog tells systemd that this process is not stuck, where the unit has
+// WatchdogSec. It takes nobody's word for it but that of /livez.
+func (n *Node) feedWatchdog(ctx context.Context) error {
+	limit, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || limit == 0 {
+		return nil //nolint:nilerr // what systemd set is not for us: nobody waits for us to bark
+	}
+	tick := time.NewTicker(limit / 2)
+	defer tick.Stop()
+	for {
+		if err := n.opts.Health.Live(); err == nil {
+			n.notify(daemon.SdNotifyWatchdog)
+		} else {
+			n.opts.Log.WithError(err).Error("this process is wedged; systemd may restart it")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
 	}
 }
 

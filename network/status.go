@@ -33,6 +33,8 @@ type Status struct {
 
 	Source string        `json:"source,omitempty"` // what this is from, where it isn't the daemon's word
 	Kernel *KernelStatus `json:"kernel,omitempty"` // what stands there; only with Source
+
+	devices []string // ours
 }
 
 // NodeStatus is this node's part of the overlay.
@@ -44,6 +46,9 @@ type NodeStatus struct {
 	Local   []string `json:"local"`
 	Public  []string `json:"public"`
 	MTU     int      `json:"mtu"`
+
+	Renewed time.Time `json:"renewed,omitzero"` // the lease, as far as it has an end
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // RulesStatus is who holds our rules.
@@ -116,6 +121,9 @@ func (n *Node) Status() Status {
 	s.Reasons = n.opts.Health.Reasons()
 	s.Rounds, s.Ops = n.ledger.rounds, n.ledger.ops
 	n.ledger.drift.fill(&s, time.Now())
+	if store, ok := n.opts.Store.(mortal); ok {
+		s.Node.Renewed, s.Node.Expires = store.LeaseLife()
+	}
 	s.fillCommands(n.opts.Commands)
 	s.LastTook = n.ledger.took.Round(time.Microsecond).String()
 	return s

@@ -29,7 +29,12 @@ func (n *Node) happened(kind events.Kind, subject, detail string) {
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func (n *Node) onOutage(err error) {
-	n.updateStatus(func(s *Status) { s.Store.note(err, time.Now()) })
+	n.updateStatus(func(s *Status) {
+		s.Store.note(err, time.Now())
+		if err != nil {
+			n.ledger.tally.outages++
+		}
+	})
 	if err != nil {
 		n.happened(events.StoreLost, "", oneLine(err))
 		return
@@ -83,6 +88,11 @@ func (t *turnover) take() (out []events.Event) {
 func (n *Node) tellPeers(skipped []subnet.Skipped) {
 	now, before := time.Now(), n.view.admitted.skipped
 	moves := n.pieces.turnover.take()
+	if len(moves) > 0 {
+		n.mu.Lock()
+		n.ledger.tally.heard = n.view.heard
+		n.mu.Unlock()
+	}
 	if slices.Equal(skipped, before) && (len(skipped) == 0 || len(moves) == 0) {
 		n.events.Add(now, moves...)
 		return

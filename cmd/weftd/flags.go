@@ -37,6 +37,7 @@ type settings struct {
 	notrack                        bool
 	healthzIP                      string
 	healthzPort                    int
+	metricsAddr                    hostPort
 	embedded                       bool
 	server                         embedded.Options
 	kube                           bool
@@ -85,7 +86,7 @@ func groups() []group {
 			"cni-conf", "cni-conf-file", "cni-bin-dir", "cni-plugin",
 		}},
 		{"Running", []string{
-			"config", "state-dir", "socket", "sysctl-dir", "healthz-ip", "healthz-port", "log-level", "log-format",
+			"config", "state-dir", "socket", "sysctl-dir", "healthz-ip", "healthz-port", "metrics-addr", "log-level", "log-format",
 			"v", "vmodule", "log_backtrace_at", "version",
 		}},
 	}
@@ -156,7 +157,8 @@ func (s *settings) runningFlags(fs *flag.FlagSet) {
 	fs.StringVar(&s.sysctlDir, "sysctl-dir", "/proc/sys",
 		"`directory` of the sysctls; in a container, where the host's /proc/sys is mounted")
 	fs.StringVar(&s.healthzIP, "healthz-ip", "0.0.0.0", "`address` of the health server")
-	fs.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server with /healthz and /readyz; 0 for none")
+	fs.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server with /healthz, /livez and /readyz; 0 for none")
+	fs.Var(&s.metricsAddr, "metrics-addr", "`HOST:PORT` where Prometheus finds /metrics, as 127.0.0.1:9101; empty for none")
 	fs.StringVar(&s.logLevel, "log-level", "info", "`level`: error, warn, info or debug (each kernel write)")
 	fs.StringVar(&s.logFormat, "log-format", "text", "`format`: text or json")
 	fs.IntVar(&s.verbosity, "v", 0, "as flannel has it: a `number` of 4 or more is --log-level debug, less is nothing")

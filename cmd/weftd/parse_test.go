@@ -250,6 +250,8 @@ func sample(f *flag.Flag) string {
 		return "2001:db8::1"
 	case "network", "ipv6-network":
 		return "fd00:42::/48"
+	case "metrics-addr":
+		return "127.0.0.1:9101"
 	case "vmodule":
 		return "node=4"
 	case "log_backtrace_at":

@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/weftnet/weft/pkg/logging"
@@ -138,4 +140,35 @@ func (s *settings) minutes() error {
 			s.renewMargin)
 	}
 	return nil
+}
+
+// hostPort is where to listen, or nowhere.
+type hostPort string
+
+func (h *hostPort) String() string { return string(*h) }
+
+func (h *hostPort) Set(s string) error {
+	if s == "" {
+		*h = ""
+		return nil
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return errors.New("want HOST:PORT, as 127.0.0.1:9101")
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && host != "localhost" {
+		return fmt.Errorf("%q is not an IP address", host)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%q is not a port: want 1 to 65535", port)
+	}
+	*h = hostPort(s)
+	return nil
+}
+
+// open tells whether others than this host can get there.
+func (h hostPort) open() bool {
+	host, _, _ := net.SplitHostPort(string(h))
+	a, err := netip.ParseAddr(host)
+	return host != "localhost" && (err != nil || !a.IsLoopback())
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/weftnet/weft/pkg/dataplane/linux"
 	"github.com/weftnet/weft/pkg/health"
 	"github.com/weftnet/weft/pkg/logging"
+	"github.com/weftnet/weft/pkg/metrics"
 	"github.com/weftnet/weft/pkg/version"
 	"github.com/weftnet/weft/subnet/etcd"
 	"github.com/weftnet/weft/subnet/etcd/embedded"
@@ -116,6 +117,13 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	if s.cni.Source != "" {
 		c := newCNIKeeper(state, store, node.LookAgain, log)
 		g.Go(func() error { return c.run(ctx, s.cni) })
+	}
+	if addr := s.metricsAddr; addr != "" {
+		if addr.open() {
+			log.WithField("metrics-addr", string(addr)).
+				Warn("whoever reaches this host can read its metrics; 127.0.0.1 is for this machine only")
+		}
+		g.Go(func() error { return metrics.Serve(ctx, string(addr), node.Metrics) })
 	}
 	g.Go(func() error { return node.Run(ctx) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {

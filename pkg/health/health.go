@@ -1,7 +1,8 @@
 // Package health tells other programs whether this one can do its work.
 //
-// It owns the set of named conditions that make up readiness, and the HTTP
-// answers /healthz and /readyz. It refuses to decide when a condition holds,
+// It owns the set of named conditions that make up readiness, the parts that
+// have to answer for the program to be alive, and the HTTP answers /healthz,
+// /livez and /readyz. It refuses to decide when a condition holds,
 // and it writes no log.
 package health
 
@@ -9,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -26,10 +26,13 @@ type State struct {
 	mu         sync.Mutex
 	conditions map[string]error
 	turned     chan struct{} // closed when a condition comes or goes
+	pulses     map[string]*pulse
 }
 
 // New makes a State that is not ready: nothing was reported yet.
-func New() *State { return &State{conditions: map[string]error{}, turned: make(chan struct{})} }
+func New() *State {
+	return &State{conditions: map[string]error{}, turned: make(chan struct{}), pulses: map[string]*pulse{}}
+}
 
 // Set reports a condition: nil means that it holds, an error why it does not.
 func (s *State) Set(condition string, err error) {
@@ -102,31 +105,6 @@ func (s *State) Reasons() []string {
 		lines = append(lines, strings.ReplaceAll(e.Error(), "\n", "; "))
 	}
 	return lines
-}
-
-// Handler answers /healthz with 200 as long as the process lives, and /readyz
-// with 200, or 503 and the reasons.
-func (s *State) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, http.StatusOK, "weftd is running")
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		reasons := s.Reasons()
-		if len(reasons) == 0 {
-			reply(w, http.StatusOK, "weftd is ready")
-			return
-		}
-		reply(w, http.StatusServiceUnavailable, "weftd is not ready", reasons...)
-	})
-	return mux
-}
-
-func reply(w http.ResponseWriter, code int, headline string, lines ...string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(code)
-	_, _ = io.WriteString(w, strings.Join(append([]string{headline}, lines...), "\n")+"\n")
 }
 
 // Serve answers at addr ("127.0.0.1:8081") until ctx ends; it returns

@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -64,7 +65,8 @@ type Store struct {
 	log    logrus.FieldLogger
 	config clientv3.Config
 
-	onOutage func(error)
+	onOutage         func(error)
+	renewed, expires atomic.Int64 // Unix seconds, of the lease that is held; 0: none is, or it has no end
 
 	life    context.Context // ends with Close
 	close   context.CancelFunc
@@ -83,6 +85,15 @@ type Store struct {
 }
 
 var _ subnet.Store = (*Store)(nil)
+
+// LeaseLife gives when the lease that is held was renewed last and when it ends;
+// zero times if none is, and for a reservation.
+func (s *Store) LeaseLife() (renewed, expires time.Time) {
+	if at := s.expires.Load(); at != 0 {
+		return time.Unix(s.renewed.Load(), 0), time.Unix(at, 0)
+	}
+	return renewed, expires
+}
 
 // OnOutage has somebody told when etcd can't be followed, and with nil when it
 // can again. The function must not block. It must be called before Watch.

@@ -22,6 +22,7 @@ func (s *Store) Hold(ctx context.Context, l subnet.Lease) error {
 	log := s.log.WithField("lease", l.ID)
 	h := &holding{s: s, l: l, out: outage{log: log}, life: newLife(s.opts.RenewMargin, log)}
 	defer h.life.stop()
+	defer s.expires.Store(0)
 	for ; ; h.tries++ {
 		err := h.round(ctx)
 		switch {

@@ -105,6 +105,8 @@ func (h *holding) renew(ctx context.Context, cli *clientv3.Client, id clientv3.L
 	h.out.end()
 	h.tries = 0
 	h.life.renewed(seconds)
+	h.s.renewed.Store(time.Now().Unix())
+	h.s.expires.Store(h.life.ends.Unix())
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -399,6 +400,33 @@ func TestConfigIsWrittenAndRead(t *testing.T) {
 	}
 	if left := time.Until(lives[l.ID].Expires); left < 23*time.Hour || left > 24*time.Hour {
 		t.Errorf("expires in %s", left)
+	}
+}
+
+func TestLifeOfTheLeaseThatIsHeld(t *testing.T) {
+	s := open(t, Options{})
+	if _, expires := s.LeaseLife(); !expires.IsZero() {
+		t.Errorf("before there is one it expires at %s", expires)
+	}
+	l := mustAcquire(t, s, claim(t, config4, 1))
+	ctx, stop := context.WithCancel(t.Context())
+	held := make(chan error, 1)
+	go func() { held <- s.Hold(ctx, l) }()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		renewed, expires := s.LeaseLife()
+		if left := time.Until(expires); time.Since(renewed) < time.Minute && left > 23*time.Hour && left <= 24*time.Hour {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("renewed %s, expires %s", renewed, expires)
+		}
+		runtime.Gosched()
+	}
+	stop()
+	<-held
+	if _, expires := s.LeaseLife(); !expires.IsZero() {
+		t.Errorf("when it is no longer held it expires at %s", expires)
 	}
 }
 

@@ -64,6 +64,11 @@ func (l *Loop) Dropped(ctx context.Context, chains []ruleset.Key) (counts map[ru
 	return counts, errors.Join(askErr, err)
 }
 
+// Turn returns when the loop has come around to it, or when ctx ends. It does
+// nothing: whoever calls it learns that the loop is not stuck. Run must be
+// running.
+func (l *Loop) Turn(ctx context.Context) error { return l.do(ctx, func(context.Context) {}) }
+
 func (l *Loop) do(ctx context.Context, f func(context.Context)) error {
 	done := make(chan struct{})
 	request := func(run context.Context) { defer close(done); f(run) }
