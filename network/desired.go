@@ -281,6 +281,9 @@ func (n *Node) apply(ctx context.Context) {
 	}
 	n.logSkipped(no)
 	n.tellPeers(no)
+	if anew || len(no)+len(n.view.admitted.skipped) > 0 {
+		n.probes.renew()
+	}
 	n.view.admitted = admitted{b, ok, no}
 	n.updateStatus(func(s *Status) {
 		s.fillPeers(h, b.MTU(h), len(peers)-len(left), no)

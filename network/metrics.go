@@ -63,7 +63,8 @@ func (n *Node) Metrics() metrics.Snapshot {
 		Ready: s.Ready, Conditions: map[string]bool{},
 		LeaseRenewed: s.Node.Renewed, LeaseExpires: s.Node.Expires,
 		Peers: s.Peers, Skipped: map[string]int{},
-		StoreUp: s.Store.Away == "" && !s.Store.Heard.IsZero(), InDoubt: s.Store.InDoubt, ConfigRefused: s.Store.Refused != "",
+		StoreUp: s.Store.Away == "" && !s.Store.Heard.IsZero(),
+		InDoubt: s.Store.InDoubt, ConfigRefused: s.Store.Refused != "",
 		Heard: s.Store.Heard, Revision: s.Store.Revision, Leases: s.Store.Leases, Malformed: len(s.Store.Malformed),
 		Rounds: uint64(s.Rounds), Repairs: s.RepairedKinds, //nolint:gosec // counts up
 		Fights: len(s.Fights), Conflicts: len(s.Conflicts),
@@ -74,6 +75,7 @@ func (n *Node) Metrics() metrics.Snapshot {
 	for _, x := range s.Skipped {
 		out.Skipped[fieldLabel(x.Field)]++
 	}
+	n.probes.fill(&out)
 	n.mu.Lock()
 	t := &n.ledger.tally
 	out.Outages, out.WatchRestarts, out.ReadErrors = t.outages, t.watchRestarts, t.readErrors

@@ -25,6 +25,7 @@ import (
 
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/network/events"
+	"github.com/weftnet/weft/network/probe"
 	"github.com/weftnet/weft/network/uplink"
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/commands/runner"
@@ -57,6 +58,10 @@ type Options struct {
 	SubnetFile  string // subnet.env
 	StateDir    string // our lease and the last snapshot; "" keeps none
 	Socket      string // control socket; "" for none
+	// Pings opens what the paths to peers are probed with, one probe in each
+	// ProbeInterval; 0 probes nothing.
+	Pings         func() (probe.Pinger, error)
+	ProbeInterval time.Duration
 	// Commands runs the programs of a backend.Commander; nil if none of the
 	// backends is one.
 	Commands *runner.Runner
@@ -83,6 +88,7 @@ type Node struct {
 	asks chan func()   // questions for steer, which alone knows the view
 
 	events *events.Ring
+	probes probing
 
 	self   selfStore     // the store, if this node has an object in it; or nil
 	turned chan struct{} // readiness came or went
@@ -127,6 +133,7 @@ func New(opts Options) *Node {
 		asks:  make(chan func()),
 
 		events: events.New(eventsKept),
+		probes: probing{stale: make(chan struct{}, 1)},
 		turned: make(chan struct{}, 1),
 	}
 	n.ledger.complaints = complaints{}
@@ -172,6 +179,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.steer(ctx, snapshots, claims, leases) })
 	if n.opts.Socket != "" {
 		g.Go(func() error { return n.serveControl(ctx) })
+	}
+	if n.opts.ProbeInterval > 0 {
+		g.Go(func() error { return n.probePeers(ctx) })
 	}
 	if n.self != nil {
 		g.Go(func() error { return n.tellStore(ctx) })

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/network/probe"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/subnet"
 )
@@ -35,6 +36,11 @@ type PeerPath struct {
 	MAC    string `json:"mac,omitempty"`
 	Way    string `json:"way"` // tunnel, direct, or none: this backend writes no route
 	Dev    string `json:"dev,omitempty"`
+	// Probe is what probes found, see probe.State; absent: it is not probed.
+	Probe      probe.State `json:"probe,omitempty"`
+	ProbeSince time.Time   `json:"probeSince,omitzero"`
+	RTT        float64     `json:"rttMs,omitempty"` // milliseconds, of the newest answer through the overlay
+	Loss       float64     `json:"loss,omitempty"`  // part of the newest 16 small probes that were lost
 }
 
 // admitted is what came of the leases the last time.
@@ -48,8 +54,9 @@ type admitted struct {
 type crowd struct {
 	admitted
 	host  backend.Host
-	links map[string]dataplane.Link // ours
-	since map[string]int64          // lease → Unix seconds
+	links map[string]dataplane.Link   // ours
+	since map[string]int64            // lease → Unix seconds
+	paths map[netip.Addr]probe.Status // by the address in the overlay
 }
 
 // crowd copies what steer knows: it costs him a moment, whoever asks, and
@@ -64,6 +71,7 @@ func (n *Node) crowd(ctx context.Context) (c crowd, err error) {
 			c.since[n.pieces.peers[i].id] = n.pieces.peers[i].since
 		}
 	})
+	c.paths = n.probes.paths()
 	return c, err
 }
 
@@ -105,7 +113,12 @@ func (c *crowd) peer(l *subnet.Lease) Peer {
 		return p
 	}
 	for _, share := range l.Shares {
-		p.Paths = append(p.Paths, pathTo(share, state, c.links))
+		path := pathTo(share, state, c.links)
+		if s, ok := c.paths[share.Subnet.Addr()]; ok {
+			path.Probe, path.ProbeSince, path.Loss = s.State, s.Since, s.Loss
+			path.RTT = float64(s.RTT.Microseconds()) / 1000
+		}
+		p.Paths = append(p.Paths, path)
 	}
 	return p
 }

@@ -34,6 +34,8 @@ type Status struct {
 	Source string        `json:"source,omitempty"` // what this is from, where it isn't the daemon's word
 	Kernel *KernelStatus `json:"kernel,omitempty"` // what stands there; only with Source
 
+	Probes string `json:"probes,omitempty"` // why peers are not probed, where they should be
+
 	devices []string // ours
 }
 
@@ -121,6 +123,7 @@ func (n *Node) Status() Status {
 	s.Reasons = n.opts.Health.Reasons()
 	s.Rounds, s.Ops = n.ledger.rounds, n.ledger.ops
 	n.ledger.drift.fill(&s, time.Now())
+	s.Probes = n.probes.why()
 	if store, ok := n.opts.Store.(mortal); ok {
 		s.Node.Renewed, s.Node.Expires = store.LeaseLife()
 	}

@@ -92,6 +92,7 @@ func (n *Node) tellPeers(skipped []subnet.Skipped) {
 		n.mu.Lock()
 		n.ledger.tally.heard = n.view.heard
 		n.mu.Unlock()
+		n.probes.renew()
 	}
 	if slices.Equal(skipped, before) && (len(skipped) == 0 || len(moves) == 0) {
 		n.events.Add(now, moves...)

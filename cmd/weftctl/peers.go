@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/network/probe"
 )
 
 func newPeersCommand(g *globals) *cobra.Command {
@@ -38,11 +39,11 @@ func printPeers(out io.Writer, peers []network.Peer, now time.Time) error {
 		return err
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "PEER\tSUBNET\tPUBLIC\tVTEP\tMAC\tWAY\tSINCE")
+	_, _ = fmt.Fprintln(w, "PEER\tSUBNET\tPUBLIC\tVTEP\tMAC\tWAY\tSINCE\tRTT\tLOSS\tPROBES")
 	for _, p := range peers {
 		for _, path := range p.Paths {
-			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(p.Node, p.Lease), path.Subnet, path.Public,
-				cmp.Or(path.VTEP, "-"), cmp.Or(path.MAC, "-"), path.Way, age(now, p.Since))
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(p.Node, p.Lease), path.Subnet, path.Public,
+				cmp.Or(path.VTEP, "-"), cmp.Or(path.MAC, "-"), path.Way, age(now, p.Since), probed(path, now))
 		}
 	}
 	if err := w.Flush(); err != nil {
@@ -54,6 +55,21 @@ func printPeers(out io.Writer, peers []network.Peer, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// probed is what probes found: "0.21ms  0%  ok", "-  100%  overlay-down for 3m".
+func probed(path network.PeerPath, now time.Time) string {
+	if path.Probe == "" {
+		return "-\t-\tnone"
+	}
+	rtt, state := "-", string(path.Probe)
+	if path.RTT > 0 {
+		rtt = fmt.Sprintf("%.2fms", path.RTT)
+	}
+	if path.Probe != probe.OK && path.Probe != probe.Unknown {
+		state += " for " + age(now, path.ProbeSince)
+	}
+	return fmt.Sprintf("%s\t%.0f%%\t%s", rtt, 100*path.Loss, state)
 }
 
 // named is "10.42.9.0-24 of 192.0.2.9".

@@ -76,6 +76,9 @@ func (r rows) daemon(s network.Status, now time.Time) {
 	if s.Store.Away != "" {
 		r.add("", fmt.Sprintf("away for %s: %s", age(now, s.Store.AwaySince), s.Store.Away))
 	}
+	if s.Probes != "" {
+		r.add("Probes", "none: "+s.Probes)
+	}
 	r.add("Kernel", fmt.Sprintf("%d rounds, %d writes, last round took %s", s.Rounds, s.Ops, s.LastTook))
 	r.add("Drift", driftText(s))
 }

@@ -60,6 +60,7 @@ func TestStatusText(t *testing.T) {
 	broken.Reasons = []string{"dataplane: link flannel.1: a foreign device has this name"}
 	broken.Skipped = []subnet.Skipped{{ID: "10.42.9.0-24", Node: "192.0.2.9", Field: "VtepMAC", Reason: "is multicast"}}
 	broken.Store.InDoubt = true
+	broken.Probes = "open a socket for pings: permission denied"
 	broken.Repaired, broken.RepairedKinds = 66, map[string]int{"route": 65, "link": 1}
 	broken.Fights = []string{"neigh 10.42.2.0 dev flannel.1", "route 10.42.2.0/24"}
 	broken.Fighters = map[string]string{"route 10.42.2.0/24": "probably routed (pid 812, by its netlink port)"}
@@ -93,7 +94,11 @@ func somePeers() []network.Peer {
 			Paths: []network.PeerPath{
 				{
 					Subnet: "10.42.2.0/24", Public: "192.168.77.2", VTEP: "10.42.2.0", MAC: "02:00:00:00:00:02",
-					Way: "tunnel", Dev: "flannel.1",
+					Way: "tunnel", Dev: "flannel.1", Probe: "ok", RTT: 0.213,
+				},
+				{
+					Subnet: "10.42.2.0/24", Public: "192.168.77.2", Way: "tunnel", Dev: "flannel.1",
+					Probe: "overlay-down", ProbeSince: now.Add(-3 * time.Minute), Loss: 0.25,
 				},
 				{Subnet: "fd00:42:0:2::/64", Public: "fd77::2", Way: "direct", Dev: "eth0"},
 			},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/pkg/attachment"
@@ -38,6 +39,7 @@ type settings struct {
 	healthzIP                      string
 	healthzPort                    int
 	metricsAddr                    hostPort
+	probeInterval                  time.Duration
 	embedded                       bool
 	server                         embedded.Options
 	kube                           bool
@@ -86,7 +88,8 @@ func groups() []group {
 			"cni-conf", "cni-conf-file", "cni-bin-dir", "cni-plugin",
 		}},
 		{"Running", []string{
-			"config", "state-dir", "socket", "sysctl-dir", "healthz-ip", "healthz-port", "metrics-addr", "log-level", "log-format",
+			"config", "state-dir", "socket", "sysctl-dir", "healthz-ip", "healthz-port",
+			"metrics-addr", "probe-interval", "log-level", "log-format",
 			"v", "vmodule", "log_backtrace_at", "version",
 		}},
 	}
@@ -157,8 +160,12 @@ func (s *settings) runningFlags(fs *flag.FlagSet) {
 	fs.StringVar(&s.sysctlDir, "sysctl-dir", "/proc/sys",
 		"`directory` of the sysctls; in a container, where the host's /proc/sys is mounted")
 	fs.StringVar(&s.healthzIP, "healthz-ip", "0.0.0.0", "`address` of the health server")
-	fs.IntVar(&s.healthzPort, "healthz-port", 0, "`port` of the health server with /healthz, /livez and /readyz; 0 for none")
-	fs.Var(&s.metricsAddr, "metrics-addr", "`HOST:PORT` where Prometheus finds /metrics, as 127.0.0.1:9101; empty for none")
+	fs.IntVar(&s.healthzPort, "healthz-port", 0,
+		"`port` of the health server with /healthz, /livez and /readyz; 0 for none")
+	fs.Var(&s.metricsAddr, "metrics-addr",
+		"`HOST:PORT` where Prometheus finds /metrics, as 127.0.0.1:9101; empty for none")
+	fs.DurationVar(&s.probeInterval, "probe-interval", 100*time.Millisecond,
+		"`time` between two probes of the paths to peers, whatever their number; 0 for none")
 	fs.StringVar(&s.logLevel, "log-level", "info", "`level`: error, warn, info or debug (each kernel write)")
 	fs.StringVar(&s.logFormat, "log-format", "text", "`format`: text or json")
 	fs.IntVar(&s.verbosity, "v", 0, "as flannel has it: a `number` of 4 or more is --log-level debug, less is nothing")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weftnet/weft/network/tunnel"
 )
@@ -152,6 +153,8 @@ func (s *settings) check() error {
 		"--cni-conf, --cni-conf-file and --cni-bin-dir go together: give all or none")
 	wrong(s.cni.Plugin != "" && s.cni.Source == "", "--cni-plugin goes with --cni-conf, --cni-conf-file and --cni-bin-dir")
 	wrong(s.healthzPort < 0 || s.healthzPort > 65535, "--healthz-port %d: a port is 0 to 65535", s.healthzPort)
+	wrong(s.probeInterval != 0 && s.probeInterval < time.Millisecond,
+		"--probe-interval %s: must be 1ms or more, or 0 for no probes", s.probeInterval)
 	wrong(s.resync < 1, "--iptables-resync %d: must be 1 second or more", s.resync)
 	wrong(!tunnel.Filter(s.filter).Known(), "--vxlan-filter %q: use strict, vtep-only or off", s.filter)
 	wrong(!slices.Contains([]string{"error", "warn", "info", "debug"}, s.logLevel),

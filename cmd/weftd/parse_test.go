@@ -211,6 +211,9 @@ func checks() map[string]parseCase {
 		"not a filter": {
 			args: []string{"--vxlan-filter=on"}, err: `--vxlan-filter "on": use strict, vtep-only or off`,
 		},
+		"probes too fast": {
+			args: []string{"--probe-interval=1us"}, err: "--probe-interval 1µs: must be 1ms or more, or 0 for no probes",
+		},
 		"not a format":  {args: []string{"--log-format=xml"}, err: `--log-format "xml": use text or json`},
 		"a level twice": {args: []string{"--log-level=error", "-v=9"}, want: map[string]string{"log-level": "error", "v": "9"}},
 	}
@@ -250,6 +253,8 @@ func sample(f *flag.Flag) string {
 		return "2001:db8::1"
 	case "network", "ipv6-network":
 		return "fd00:42::/48"
+	case "probe-interval":
+		return "1.5s"
 	case "metrics-addr":
 		return "127.0.0.1:9101"
 	case "vmodule":

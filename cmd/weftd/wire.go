@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -20,6 +21,7 @@ import (
 	"github.com/weftnet/weft/backend/hostgw"
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/network/probe"
 	"github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/network/uplink"
 	"github.com/weftnet/weft/pkg/attachment"
@@ -28,6 +30,7 @@ import (
 	"github.com/weftnet/weft/pkg/health"
 	"github.com/weftnet/weft/pkg/logging"
 	"github.com/weftnet/weft/pkg/metrics"
+	"github.com/weftnet/weft/pkg/ping"
 	"github.com/weftnet/weft/pkg/version"
 	"github.com/weftnet/weft/subnet/etcd"
 	"github.com/weftnet/weft/subnet/etcd/embedded"
@@ -95,35 +98,15 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	if err != nil {
 		return err
 	}
-	node := network.New(network.Options{
-		Store:       store,
-		Kernel:      kernel,
-		Pods:        pods,
-		Attachments: attachment.Dir(s.attachments),
-		Backends:    s.backends(),
-		Commands:    s.commands(log),
-		Health:      state,
-		Log:         log,
-		Wish:        s.wish(),
-		Masquerade:  s.ipMasq,
-		Forward:     s.forwardRules,
-		Blackhole:   s.blackhole,
-		FullyRandom: !s.noRandom,
-		Tunnel:      network.TunnelOptions{Filter: tunnel.Filter(s.filter), Untrack: s.notrack},
-		SubnetFile:  s.subnetFile,
-		StateDir:    s.stateDir,
-		Socket:      s.socket,
-	})
+	o := s.options()
+	o.Store, o.Kernel, o.Pods, o.Commands, o.Health, o.Log = store, kernel, pods, s.commands(log), state, log
+	node := network.New(o)
 	if s.cni.Source != "" {
 		c := newCNIKeeper(state, store, node.LookAgain, log)
 		g.Go(func() error { return c.run(ctx, s.cni) })
 	}
-	if addr := s.metricsAddr; addr != "" {
-		if addr.open() {
-			log.WithField("metrics-addr", string(addr)).
-				Warn("whoever reaches this host can read its metrics; 127.0.0.1 is for this machine only")
-		}
-		g.Go(func() error { return metrics.Serve(ctx, string(addr), node.Metrics) })
+	if s.metricsAddr != "" {
+		g.Go(func() error { return s.serveMetrics(ctx, node, log) })
 	}
 	g.Go(func() error { return node.Run(ctx) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
@@ -151,6 +134,42 @@ func (s *settings) kernel() (*linux.Kernel, *linux.Pods, error) {
 	}
 	pods, err := linux.NewPods(where)
 	return kernel, pods, err
+}
+
+// options are those that settings alone decide.
+func (s *settings) options() network.Options {
+	return network.Options{
+		Attachments:   attachment.Dir(s.attachments),
+		Backends:      s.backends(),
+		Wish:          s.wish(),
+		Masquerade:    s.ipMasq,
+		Forward:       s.forwardRules,
+		Blackhole:     s.blackhole,
+		FullyRandom:   !s.noRandom,
+		Tunnel:        network.TunnelOptions{Filter: tunnel.Filter(s.filter), Untrack: s.notrack},
+		SubnetFile:    s.subnetFile,
+		StateDir:      s.stateDir,
+		Socket:        s.socket,
+		Pings:         s.pings,
+		ProbeInterval: s.probeInterval,
+	}
+}
+
+// serveMetrics warns where others than this host get them.
+func (s *settings) serveMetrics(ctx context.Context, node *network.Node, log logrus.FieldLogger) error {
+	addr := s.metricsAddr.String()
+	if s.metricsAddr.open() {
+		log.WithField("metrics-addr", addr).
+			Warn("whoever reaches this host can read its metrics; 127.0.0.1 is for this machine only")
+	}
+	return metrics.Serve(ctx, addr, node.Metrics)
+}
+
+// pings opens the sockets that the paths to peers are probed with.
+func (s *settings) pings() (probe.Pinger, error) {
+	var cookie [8]byte
+	_, _ = rand.Read(cookie[:]) // never fails (crypto/rand, Go 1.24)
+	return ping.Open(s.sysctlDir, cookie)
 }
 
 // backends are those that a configuration may name.

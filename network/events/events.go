@@ -23,6 +23,8 @@ const (
 	PeerChanged    Kind = "peer-changed"    // what it announces, or the path to it
 	PeerLeft       Kind = "peer-left"       // its entries go
 	PeerSkipped    Kind = "peer-skipped"    // its lease doesn't count; the detail says why
+	PeerUnheard    Kind = "peer-unheard"    // probes of it are lost; the detail says where
+	PeerHeard      Kind = "peer-heard"      // it answers probes again
 	Repaired       Kind = "repaired"        // entries that somebody had changed or deleted
 	Fight          Kind = "fight"           // somebody keeps changing an entry
 	Conflict       Kind = "conflict"        // something foreign stands where an entry is needed

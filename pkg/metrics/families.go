@@ -36,7 +36,7 @@ type value struct {
 
 // families is the table of all metrics; the page is made of it.
 func families() []family {
-	all := slices.Concat(nodeFamilies(), storeFamilies(), kernelFamilies(), deviceFamilies())
+	all := slices.Concat(nodeFamilies(), storeFamilies(), kernelFamilies(), deviceFamilies(), probeFamilies())
 	for i := range all {
 		all[i].desc = prometheus.NewDesc(all[i].name, all[i].help, all[i].labels, nil)
 	}
@@ -197,6 +197,35 @@ func deviceFamilies() (out []family) {
 		})
 	}
 	return out
+}
+
+func probeFamilies() []family {
+	return []family{
+		{
+			name: "weft_probe_paths", kind: gauge, labels: []string{"state"},
+			help: "Paths to peers, one for each address family, by what probes found; absent where nothing is probed.",
+			read: func(s *Snapshot) []value { return each(s.Paths, number[int]) },
+		},
+		{
+			name: "weft_probe_rtt_seconds", kind: histogram, help: "Round trips of probes through the overlay.",
+			read: func(s *Snapshot) []value { return []value{{histogram: &s.ProbeRTT}} },
+		},
+		{
+			name: "weft_probes_sent_total", kind: counter, labels: []string{"through"},
+			help: "Probes that were sent, through the overlay and beside it.",
+			read: func(s *Snapshot) []value { return each(s.ProbesSent, number[uint64]) },
+		},
+		{
+			name: "weft_probes_lost_total", kind: counter, labels: []string{"through"},
+			help: "Probes that were not answered within a second.",
+			read: func(s *Snapshot) []value { return each(s.ProbesLost, number[uint64]) },
+		},
+		{
+			name: "weft_probe_sweep_seconds", kind: gauge,
+			help: "How long it took to probe every path once, the last time; 0 before the first.",
+			read: func(s *Snapshot) []value { return one(s.Sweep.Seconds()) },
+		},
+	}
 }
 
 func one(n float64) []value { return []value{{number: n}} }

@@ -57,7 +57,8 @@ func TestEverythingIsServed(t *testing.T) {
 			t.Errorf("%s is not in it", line)
 		}
 	}
-	if strings.Contains(text, "weft_store_heard_timestamp_seconds ") || !strings.Contains(text, "\nprocess_resident_memory_bytes ") {
+	if strings.Contains(text, "weft_store_heard_timestamp_seconds ") ||
+		!strings.Contains(text, "\nprocess_resident_memory_bytes ") {
 		t.Errorf("never heard, or nothing of the process:\n%s", text)
 	}
 }
@@ -95,10 +96,10 @@ func TestNames(t *testing.T) {
 }
 
 func TestParseDevices(t *testing.T) {
-	const text = `Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo:     100       2    0    0    0     0          0         0      100       2    0    0    0     0       0          0
-flannel.1:  11      12   13   14    0     0          0         0      15      16   17   18    0     0       0          0
+	const text = `Inter-|   Receive                                          |  Transmit
+ face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed
+    lo:  100       2    0    0    0     0          0         0   100       2    0    0    0     0       0          0
+flannel.1:  11    12   13   14    0     0          0         0    15      16   17   18    0     0       0          0
 flannel-v6.1: x 12 13 14 0 0 0 0 15 16 17 18 0 0 0 0
 short.1: 1 2 3
 `
@@ -110,7 +111,7 @@ short.1: 1 2 3
 }
 
 func FuzzParseDevices(f *testing.F) {
-	f.Add("flannel.1:  11      12   13   14    0     0          0         0      15      16   17   18    0     0       0 0\n")
+	f.Add("flannel.1:  11 12 13 14 0 0 0 0 15 16 17 18 0 0 0 0\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		for name := range ParseDevices(text, func(string) bool { return true }) {
 			if strings.ContainsAny(name, ":\n") {

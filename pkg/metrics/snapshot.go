@@ -33,6 +33,11 @@ type Snapshot struct {
 	Fights, Conflicts  int
 
 	Devices map[string]Device // by name
+
+	Paths                  map[string]int    // by state; nil: nothing is probed
+	ProbesSent, ProbesLost map[string]uint64 // through the overlay, the underlay
+	ProbeRTT               Histogram
+	Sweep                  time.Duration
 }
 
 // Device is what a network device counts: bytes, packets, errors and drops

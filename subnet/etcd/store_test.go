@@ -424,7 +424,9 @@ func TestLifeOfTheLeaseThatIsHeld(t *testing.T) {
 		runtime.Gosched()
 	}
 	stop()
-	<-held
+	if err := <-held; !errors.Is(err, context.Canceled) {
+		t.Errorf("Hold ended by %v", err)
+	}
 	if _, expires := s.LeaseLife(); !expires.IsZero() {
 		t.Errorf("when it is no longer held it expires at %s", expires)
 	}

@@ -16,7 +16,8 @@ type promql struct {
 	metrics []string // that are named
 }
 
-var promToken = regexp.MustCompile(`^(?:"[^"]*"|\$?[a-zA-Z_][a-zA-Z0-9_:]*|[0-9]+[smhd]|[0-9.]+|=~|!~|!=|==|<=|>=|[-+*/<>=(){},\[\]])`)
+var promToken = regexp.MustCompile(`^(?:"[^"]*"|\$?[a-zA-Z_][a-zA-Z0-9_:]*|[0-9]+[smhd]|[0-9.]+|` +
+	`=~|!~|!=|==|<=|>=|[-+*/<>=(){},\[\]])`)
 
 // parsePromQL gives the metrics that an expression names.
 func parsePromQL(text string) (metrics []string, err error) {

@@ -161,6 +161,7 @@ func refusedByProgram(t *testing.T) []mistake {
 		{what: "no number", given: "--healthz-port=http"},
 		{what: "no port", given: "--healthz-port=65536"},
 		{what: "no host beside the port", given: "--metrics-addr=9101"},
+		{what: "a time without its unit", given: "--probe-interval=1"},
 		{what: "no address", given: "--public-ip=eth0"},
 		{what: "the other family", given: "--public-ip=2001:db8::1"},
 		{what: "no expression", given: "--iface-regex=eth("},

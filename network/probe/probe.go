@@ -1,0 +1,393 @@
+// Package probe decides which path to a peer is probed when, and what the
+// answers mean. Pure: it sends nothing, and is told the time.
+//
+//	targets ─→ sweep ──────────┐
+//	              │ lost       ├─→ Next: at most so many probes a tick ─→ Heard, or lost after a second
+//	              └→ suspects ─┘                                             │
+//	                     ▲───────────────────────────────────────────────────┘
+//
+// It owns the rate, which does not depend on how many peers there are, the
+// closer look at a peer whose probe was lost, and the verdict.
+package probe
+
+import (
+	"context"
+	"math/bits"
+	"net/netip"
+	"time"
+)
+
+// Target is a path to a peer, one for each address family.
+type Target struct {
+	ID       string     // of the peer's lease
+	Overlay  netip.Addr // of the peer's VTEP, reached through the overlay
+	Underlay netip.Addr // of the peer itself
+	MTU      int        // bytes of the largest IP packet that the overlay takes
+}
+
+// Probe is one packet to send.
+type Probe struct {
+	Seq  uint32
+	To   netip.Addr
+	Size int // bytes of the IP packet; 0: a small one
+}
+
+// Pinger sends echo requests and hears the answers.
+type Pinger interface {
+	// Send sends one, in an IP packet of so many bytes; 0: a small one.
+	Send(to netip.Addr, seq uint32, size int) error
+	// Listen tells of each answer until ctx ends, and gives the Pinger up then;
+	// it returns ctx.Err(), or why it can't go on.
+	Listen(ctx context.Context, heard func(seq uint32, at time.Time)) error
+}
+
+// State is what is known of a path.
+type State string
+
+// The states of a path.
+const (
+	Unknown      State = "unknown"       // not probed yet
+	OK           State = "ok"            // answers
+	Lossy        State = "lossy"         // answers, and some probes were lost lately
+	BlackHole    State = "mtu"           // small packets arrive, full-sized ones do not
+	OverlayDown  State = "overlay-down"  // the node answers at its own address, and not through the overlay
+	UnderlayDown State = "underlay-down" // it doesn't answer at its own address either, and did before
+	Down         State = "down"          // it never answered at its own address, so that nothing can be told apart
+)
+
+// Status is what there is to tell of a path.
+type Status struct {
+	Target
+	State State
+	RTT   time.Duration // of the newest answer through the overlay; 0: none yet
+	Loss  float64       // part of the newest small probes, up to 16, that were lost
+	Since time.Time     // of State
+}
+
+// Change is a path whose state is another one than before.
+type Change struct {
+	Status
+	From State
+}
+
+const (
+	patience = time.Second     // a probe that is not answered so soon is lost
+	again    = time.Second     // until a suspect is probed again
+	lostTo   = 3               // small probes in a row until a path is down
+	revisit  = 5 * time.Second // a path is not probed more often, unless it is a suspect
+	downtime = 5 * time.Second // until a path that is down is probed again
+	tick     = 500 * time.Millisecond
+	rare     = 8 // every so many visits the full size and the underlay are probed too
+)
+
+// path is what is known of one target; there may be 10,000.
+type path struct {
+	target  Target
+	since   time.Time
+	visited time.Time
+	due     time.Time // of the closer look; zero: none
+	rtt     time.Duration
+	state   State
+	visits  uint32
+	history uint16 // newest small probes, a bit each, set: lost
+	known   uint8  // how many of them there are
+	misses  uint8  // small probes in a row
+	bigMiss uint8  // full-sized ones in a row
+	under   answer // of the underlay
+}
+
+type answer uint8
+
+const (
+	never answer = iota
+	missing
+	there
+)
+
+type flight struct {
+	path *path
+	sort sort
+	sent time.Time
+}
+
+type sort uint8
+
+const (
+	small sort = iota
+	big
+	underlay
+)
+
+// Counts are what was sent and lost since the start.
+type Counts struct {
+	Sent, Lost           uint64 // through the overlay
+	UnderSent, UnderLost uint64
+	Sweep                time.Duration // how long the last whole sweep took
+}
+
+// Prober decides. Not safe for concurrent use. Make it with New.
+type Prober struct {
+	batch    int
+	paths    []*path
+	at       int // where the sweep is
+	began    time.Time
+	suspects []*path
+	flying   map[uint32]flight
+	order    []uint32 // of flying, oldest first; some may have landed
+	seq      uint32
+	counts   Counts
+}
+
+// New makes a Prober that sends no more than one probe each interval, on
+// average.
+func New(interval time.Duration) *Prober {
+	return &Prober{batch: max(1, int(tick/max(interval, time.Millisecond))), flying: map[uint32]flight{}}
+}
+
+// Tick is how often Next wants to be called while there is something to do.
+func Tick(interval time.Duration) time.Duration { return max(tick, interval) }
+
+// SetTargets says which paths there are. What is known of those that stay is
+// kept.
+func (p *Prober) SetTargets(targets []Target, now time.Time) {
+	was := make(map[Target]*path, len(p.paths))
+	for _, one := range p.paths {
+		was[one.target] = one
+	}
+	p.paths = make([]*path, 0, len(targets))
+	for i, t := range targets {
+		one := was[t]
+		if one == nil {
+			one = &path{target: t, state: Unknown, since: now, visits: uint32(i % rare)} //nolint:gosec // small
+		}
+		delete(was, t)
+		p.paths = append(p.paths, one)
+	}
+	for seq, f := range p.flying {
+		if was[f.path.target] != nil {
+			delete(p.flying, seq)
+		}
+	}
+	kept := p.suspects[:0]
+	for _, s := range p.suspects {
+		if was[s.target] == nil {
+			kept = append(kept, s)
+		}
+	}
+	p.suspects = kept
+	p.at = min(p.at, len(p.paths))
+}
+
+// Next gives the probes to send now, and the paths whose state has changed as
+// probes were lost. Wait is until when there is nothing to do; 0: there is never
+// anything.
+func (p *Prober) Next(now time.Time) (send []Probe, changed []Change, wait time.Duration) {
+	changed = p.expire(now)
+	if p.began.IsZero() {
+		p.began = now
+	}
+	left := p.batch
+	for i := 0; i < len(p.suspects) && left > 0; i++ {
+		s := p.suspects[i]
+		if now.Before(s.due) {
+			continue
+		}
+		s.due = now.Add(downtime)
+		if s.misses < lostTo {
+			s.due = now.Add(again)
+		}
+		send = append(send, p.probe(s, small, now), p.probe(s, underlay, now))
+		left -= 2
+	}
+	for n := 0; n < len(p.paths) && left > 0; n++ {
+		if p.at >= len(p.paths) {
+			p.at, p.counts.Sweep, p.began = 0, now.Sub(p.began), now
+		}
+		one := p.paths[p.at]
+		if now.Sub(one.visited) < revisit {
+			break
+		}
+		p.at++
+		if !one.due.IsZero() {
+			continue // it has a closer look
+		}
+		send = append(send, p.visit(one, now)...)
+		left = p.batch - len(send)
+	}
+	return send, changed, p.pause(now)
+}
+
+// pause is until when there is nothing to do: a tick while answers are waited for
+// or something is due, else until the sweep goes on.
+func (p *Prober) pause(now time.Time) time.Duration {
+	switch {
+	case len(p.paths) == 0:
+		return 0
+	case len(p.flying)+len(p.suspects) > 0:
+		return tick
+	}
+	return max(tick, p.paths[p.at%len(p.paths)].visited.Add(revisit).Sub(now))
+}
+
+// visit probes a path in the course of a sweep.
+func (p *Prober) visit(one *path, now time.Time) []Probe {
+	send := []Probe{p.probe(one, small, now)}
+	if one.visits%rare == 0 {
+		send = append(send, p.probe(one, big, now), p.probe(one, underlay, now))
+	}
+	one.visits++
+	return send
+}
+
+func (p *Prober) probe(one *path, s sort, now time.Time) Probe {
+	p.seq++
+	probe := Probe{Seq: p.seq, To: one.target.Overlay}
+	switch s {
+	case big:
+		probe.Size = one.target.MTU
+		p.counts.Sent++
+	case underlay:
+		probe.To = one.target.Underlay
+		p.counts.UnderSent++
+	default:
+		p.counts.Sent++
+	}
+	one.visited = now
+	p.flying[p.seq] = flight{path: one, sort: s, sent: now}
+	p.order = append(p.order, p.seq)
+	return probe
+}
+
+// expire takes what was not answered in time for lost.
+func (p *Prober) expire(now time.Time) (changed []Change) {
+	for len(p.order) > 0 {
+		f, flying := p.flying[p.order[0]]
+		if flying && now.Sub(f.sent) < patience {
+			break
+		}
+		if flying {
+			delete(p.flying, p.order[0])
+			changed = append(changed, p.lost(f, now)...)
+		}
+		p.order = p.order[1:]
+	}
+	return changed
+}
+
+// Heard takes the answer to a probe. It gives the time that it took, 0 for one
+// that nobody waits for any more, and the change that it made.
+func (p *Prober) Heard(seq uint32, now time.Time) (took time.Duration, changed []Change) {
+	f, flying := p.flying[seq]
+	if !flying {
+		return 0, nil
+	}
+	delete(p.flying, seq)
+	one := f.path
+	took = now.Sub(f.sent)
+	switch f.sort {
+	case small:
+		if one.rtt == 0 {
+			one.history, one.known = 0, 0 // the peer was not there yet
+		}
+		one.note(false)
+		one.misses, one.rtt = 0, took
+		if !one.due.IsZero() {
+			one.due = time.Time{}
+			p.forget(one)
+		}
+	case big:
+		one.bigMiss = 0
+	case underlay:
+		one.under = there
+		took = 0 // not through the overlay
+	}
+	return took, one.judge(now)
+}
+
+func (p *Prober) lost(f flight, now time.Time) []Change {
+	one := f.path
+	switch f.sort {
+	case small:
+		p.counts.Lost++
+		one.note(true)
+		one.misses = min(one.misses+1, lostTo)
+		if one.due.IsZero() {
+			one.due = now
+			p.suspects = append(p.suspects, one)
+		}
+	case big:
+		p.counts.Lost++
+		one.bigMiss = min(one.bigMiss+1, 2)
+		if one.bigMiss == 1 && one.misses == 0 {
+			one.visits -= one.visits % rare // the next visit looks again
+		}
+	case underlay:
+		p.counts.UnderLost++
+		if one.under == there {
+			one.under = missing
+		}
+	}
+	return one.judge(now)
+}
+
+func (p *Prober) forget(one *path) {
+	for i, s := range p.suspects {
+		if s == one {
+			p.suspects = append(p.suspects[:i], p.suspects[i+1:]...)
+			return
+		}
+	}
+}
+
+func (one *path) note(lost bool) {
+	one.history <<= 1
+	if lost {
+		one.history |= 1
+	}
+	one.known = min(one.known+1, 16)
+}
+
+// judge draws the conclusion.
+func (one *path) judge(now time.Time) []Change {
+	state := OK
+	switch {
+	case one.misses >= lostTo && one.under == there:
+		state = OverlayDown
+	case one.misses >= lostTo && one.under == missing:
+		state = UnderlayDown
+	case one.misses >= lostTo:
+		state = Down
+	case one.known == 0 || bits.OnesCount16(one.history) == int(one.known):
+		state = one.state // nothing was ever heard, and it is too early to say so
+	case one.bigMiss >= 2:
+		state = BlackHole
+	case one.history != 0:
+		state = Lossy
+	}
+	if state == one.state {
+		return nil
+	}
+	from := one.state
+	one.state, one.since = state, now
+	return []Change{{one.status(), from}}
+}
+
+func (one *path) status() Status {
+	s := Status{Target: one.target, State: one.state, RTT: one.rtt, Since: one.since}
+	if one.known > 0 {
+		s.Loss = float64(bits.OnesCount16(one.history)) / float64(one.known)
+	}
+	return s
+}
+
+// Each gives what is known of every path.
+func (p *Prober) Each(yield func(Status) bool) {
+	for _, one := range p.paths {
+		if !yield(one.status()) {
+			return
+		}
+	}
+}
+
+// Counts are what was sent and lost.
+func (p *Prober) Counts() Counts { return p.counts }
