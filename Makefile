@@ -23,9 +23,10 @@ RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) 
 LINT := bin/golangci-lint
 IMAGE ?= weftnet/weft:edge
 ARCHES ?= amd64,arm64
+HOST_ARCH = $(shell go env GOARCH)
 # The modules of ours; the others are kept apart so that their weight never
 # reaches go.mod.
-MODULES := . tools test/kube test/cluster test/cluster/coredns
+MODULES := . tools tools/packages test/kube test/cluster test/cluster/coredns
 
 # Static binaries; and the tests run what is shipped. race is the exception.
 export CGO_ENABLED := 0
@@ -36,7 +37,7 @@ E2E_DEBS := containerd runc containernetworking-plugins
 E2E_TOOLS := busybox nftables conntrack util-linux iproute2 curl wget netcat-openbsd bind9-dnsutils
 E2E_FLAGS ?=
 
-.PHONY: help build image e2e-kube e2e-kube-build test test-kube test-tools verify race fuzz e2e soak chaos demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
+.PHONY: help build image packages packages-test e2e-kube e2e-kube-build test test-kube test-tools verify race fuzz e2e soak chaos demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +48,17 @@ build: ## static bin/weftd, bin/weft and bin/weftctl, version stamped
 
 image: ## bin/weft-image.tar, an OCI archive for amd64 and arm64, without a container engine
 	@cd tools && go run ./image --version '$(VERSION)' --name '$(IMAGE)' --arches '$(ARCHES)'
+
+packages: ## bin/packages: .deb and .rpm for amd64 and arm64, with sizes and digests
+	@cd tools/packages && go run . --version '$(VERSION)' --arches '$(ARCHES)'
+
+packages-test: ## two builds of the packages in two directories: the same bytes
+	@rm -rf bin/again bin/packages bin/packages-again && git worktree prune && git worktree add -q --detach bin/again HEAD
+	@$(MAKE) packages ARCHES='$(HOST_ARCH)'; (cd bin/again/tools/packages && \
+	  go run . --version '$(VERSION)' --arches '$(HOST_ARCH)' --out '$(CURDIR)/bin/packages-again'); bad=$$?; \
+	  git worktree remove --force bin/again; exit $$bad
+	@for f in bin/packages/*.deb bin/packages/*.rpm; do cmp "$$f" "bin/packages-again/$${f##*/}"; done; \
+	  echo "two builds of $(VERSION) in two directories are alike"
 
 test: needs ## all tests, also those that need root (PKG=./subnet/... for a part)
 	@{ go test -json -timeout $(TIMEOUT) $(PKG) || bad=1; $(if $(filter ./...,$(PKG)),$(KUBE_TEST) || bad=1; $(TOOLS_TEST) || bad=1;) \
@@ -59,7 +71,8 @@ KUBE_TEST = (cd test/kube && go test -count=1 -vet=off -json -timeout $(TIMEOUT)
 test-kube: ## only the tests against a real kube-apiserver (a cold build takes minutes)
 	@$(KUBE_TEST) | go run ./test/report
 
-TOOLS_TEST = (cd tools && go test -json -timeout $(TIMEOUT) ./...)
+TOOLS_TEST = { (cd tools && go test -json -timeout $(TIMEOUT) ./...) || bad=1; \
+  (cd tools/packages && go test -json -timeout $(TIMEOUT) ./...) || bad=1; [ -z "$$bad" ]; }
 
 test-tools: ## only the tests of what builds the image
 	@$(TOOLS_TEST) | go run ./test/report
@@ -70,6 +83,7 @@ verify: fmt-check tidy-check $(LINT) ## gofmt, go vet, golangci-lint, go mod tid
 	@echo "golangci-lint, with go vet, in test/kube"; cd test/kube && ../../$(LINT) run ./...
 	@echo "golangci-lint, with go vet, in test/cluster"; cd test/cluster && ../../$(LINT) run ./...
 	@echo "golangci-lint, with go vet, in tools"; cd tools && ../$(LINT) run ./...
+	@echo "golangci-lint, with go vet, in tools/packages"; cd tools/packages && ../../$(LINT) run ./...
 	@echo "import and size rules"; go test -count=1 ./test/arch/...
 
 race: needs ## all tests under the race detector (needs a C compiler, installs gcc where it is missing)
