@@ -163,6 +163,14 @@ func (s *settings) check() error {
 	return errors.Join(errs...)
 }
 
+// onCommandLine tells whether a flag was given there, with one dash or two.
+func onCommandLine(args []string, name string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		given, _, _ := strings.Cut(arg, "=")
+		return given == "-"+name || given == "--"+name
+	})
+}
+
 // changed are the settings that are not as by default, for the log: a secret
 // only as being set.
 func changed(fs *flag.FlagSet) map[string]any {

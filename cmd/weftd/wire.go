@@ -60,6 +60,10 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if len(s.ignored) > 0 {
 		log.WithField("variables", s.ignored).Warn("these environment variables are no settings of weftd")
 	}
+	if onCommandLine(args, "etcd-password") {
+		log.Warn("the etcd password is on the command line, where ps shows it to everybody on this host: " +
+			"use --etcd-password-file or WEFTD_ETCD_PASSWORD")
+	}
 	if err := s.minutes(); err != nil {
 		return err
 	}

@@ -60,7 +60,21 @@ func Open(files Files, of string, warn func(error)) (*Reader, error) {
 	}
 	r.last = have
 	r.judgeAge()
+	if err := Exposed(files.Key); err != nil {
+		warn(err)
+	}
 	return r, nil
+}
+
+// Exposed is the complaint about a file with a secret that others than its
+// owner and group may read; nil also where there is no such file.
+func Exposed(path string) error {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm()&0o004 == 0 {
+		return nil //nolint:nilerr // who reads it says what is wrong
+	}
+	return fmt.Errorf("%s holds a secret, and everybody on this host may read it (mode %04o): chmod o-rwx %s",
+		path, info.Mode().Perm(), path)
 }
 
 // Config is for one handshake of a client, with what the files hold now.

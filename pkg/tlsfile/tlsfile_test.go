@@ -79,6 +79,23 @@ func name(t *testing.T, c *tls.Config) string {
 	return cert.Leaf.Subject.CommonName
 }
 
+func TestAKeyThatEverybodyMayReadIsWarnedOf(t *testing.T) {
+	f := files(t.TempDir())
+	tlstest.New(t, filepath.Dir(f.CA), "ca").Issue(f.Cert, f.Key, tlstest.Cert{Name: "client"})
+	for mode, want := range map[os.FileMode]int{0o600: 0, 0o640: 0, 0o644: 1, 0o444: 1} {
+		if err := os.Chmod(f.Key, mode); err != nil {
+			t.Fatal(err)
+		}
+		var warnings []string
+		if _, err := tlsfile.Open(f, "the store", func(err error) { warnings = append(warnings, err.Error()) }); err != nil {
+			t.Fatal(err)
+		}
+		if len(warnings) != want || want == 1 && !strings.Contains(warnings[0], "chmod o-rwx "+f.Key) {
+			t.Errorf("mode %o: %q", mode, warnings)
+		}
+	}
+}
+
 func TestRenewedFilesAreUsed(t *testing.T) {
 	f := files(t.TempDir())
 	ca := tlstest.New(t, filepath.Dir(f.CA), "ca")

@@ -136,6 +136,9 @@ func New(o Options) (*Store, error) {
 	if s.log == nil {
 		s.log = quiet()
 	}
+	if err := tlsfile.Exposed(o.PasswordFile); err != nil {
+		s.log.WithError(err).Warn("etcd's password is open to read")
+	}
 	secure, err := s.transport(tlsfile.Files{CA: o.CAFile, Cert: o.CertFile, Key: o.KeyFile})
 	if err != nil {
 		return nil, err
