@@ -63,7 +63,8 @@ func TestRoles(t *testing.T) {
 	node := as("node")
 	second := mustAcquire(t, node, claim(t, config4, 2))
 	follow(t, node).until("both leases", hasIDs(first.ID, second.ID))
-	if _, err := node.SetConfig(ctx, []byte(config4), false); err == nil || !strings.Contains(err.Error(), "permission denied") {
+	_, err := node.SetConfig(ctx, []byte(config4), false)
+	if err == nil || !strings.Contains(err.Error(), "permission denied") {
 		t.Errorf("a node may write the configuration: %v", err)
 	}
 
