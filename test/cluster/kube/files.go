@@ -133,10 +133,8 @@ func controllerFlags() []string {
 	}
 }
 
-// kubeletFlags put each node into a zone of its own.
 func kubeletFlags(name string, addrs []string) []string {
 	return []string{
-		"--node-labels=topology.kubernetes.io/zone=zone-of-" + name,
 		"--config=/etc/kubernetes/kubelet.yml", "--kubeconfig=/etc/kubernetes/kubelet.conf",
 		"--hostname-override=" + name, "--node-ip=" + strings.Join(addrs, ","),
 	}

@@ -38,6 +38,8 @@ func omitted() []omission {
 		{`\[Feature:OffByDefault\]`, "an API that is off by default"},
 		{`evicted pods`, "has a pod evicted for its disk space, which these kubelets don't count: the disk is the machine's"},
 		{`DNS configMap nameserver`, "reconfigures CoreDNS, whatever the network, and waits for minutes"},
+		{`Topology Hints|in the same zone|multiple nodes when using|same zone when using`,
+			"asks kube-proxy for endpoints of the same zone; the nodes here are in none"},
 		{`\[Feature:KubeProxyNFAcct\]`, "counts packets by nfacct, which is for kube-proxy in iptables mode"},
 	}
 }
@@ -77,6 +79,7 @@ func (s *Suite) SIGNetwork(ctx context.Context, bin, focus string) error {
 	cmd := exec.Command(filepath.Join(bin, "ginkgo"), "--procs="+strconv.Itoa(atOnce), "--timeout=60m", "--no-color",
 		"--focus="+focus, "--skip="+strings.Join(skip, "|"), "--json-report="+filepath.Base(report), "--output-dir="+bin,
 		filepath.Join(bin, "signetwork.test"), "--", "--provider=skeleton",
+		"--num-nodes="+strconv.Itoa(len(s.Cluster.Nodes)),
 		"--kubeconfig="+s.Cluster.Nodes[0].Path("/etc/kubernetes/admin.conf"),
 		"--kubectl-path="+filepath.Join(bin, "kubectl"),
 		"--delete-namespace-on-failure=true", "--disable-log-dump", "--allowed-not-ready-nodes=0")
