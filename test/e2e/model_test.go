@@ -19,6 +19,7 @@ import (
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network/masq"
+	door "github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/network/uplink"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/linux"
@@ -128,20 +129,47 @@ func wanted(h backend.Host, leases []subnet.Lease) (dataplane.State, error) {
 	if err != nil {
 		return want, err
 	}
-	admitted, _ := subnet.Admit(h.Config, h.Lease, leases)
-	for _, l := range admitted {
-		if peer, err := b.Peer(h, l); err == nil { // a bad one is left out
-			want.Merge(peer)
-		}
-	}
 	var networks, own []netip.Prefix
 	for i, n := range h.Config.Networks {
 		networks, own = append(networks, n.Prefix), append(own, h.Lease.Shares[i].Subnet)
 	}
+	devices := door.DevicesOf(want.Links, networks)
+	for i := range devices {
+		at := slices.Index(networks, devices[i].Network)
+		devices[i].Lengths = []int{h.Config.Networks[at].SubnetLen}
+	}
+	admitted, _ := subnet.Admit(h.Config, h.Lease, leases)
+	for _, l := range admitted {
+		if peer, err := b.Peer(h, l); err == nil { // a bad one is left out
+			want.Merge(peer)
+			want.Merge(dataplane.State{Elems: letIn(devices, l)})
+		}
+	}
+	untrack, _ := door.Untrack(true, h.Facts.Firewall)
+	want.Merge(dataplane.State{Chains: door.Chains(door.Options{
+		Table: masq.Table(""), Filter: door.Strict, Untrack: untrack, Devices: devices,
+	})})
 	want.Merge(dataplane.State{Sysctls: masq.Sysctls(networks), Chains: masq.Chains(masq.Options{
 		Engine: ruleset.NFTables, Networks: networks, Subnets: own, Masquerade: true, Forward: true, FullyRandom: true,
 	})})
 	return want, nil
+}
+
+// letIn is what lets a peer's packets in. The devices learn how long its subnets are.
+func letIn(devices []door.Device, l subnet.Lease) map[ruleset.Elem]struct{} {
+	out := map[ruleset.Elem]struct{}{}
+	for i := range devices {
+		for _, share := range l.Shares {
+			elems := devices[i].Elems(masq.Table(""), door.Strict, share.Public, share.Subnet)
+			for _, el := range elems {
+				out[el] = struct{}{}
+			}
+			if len(elems) > 0 {
+				devices[i].Learn(share.Subnet.Bits())
+			}
+		}
+	}
+	return out
 }
 
 // linesOf is what mirror.holds would say of a state.
@@ -177,7 +205,7 @@ func ruleWrites(ctx context.Context, k *linux.Kernel, h backend.Host, want datap
 	for _, n := range h.Config.Networks {
 		domain.Networks = append(domain.Networks, n.Prefix)
 	}
-	keys := dataplane.State{Sysctls: want.Sysctls, Chains: want.Chains}
+	keys := dataplane.State{Sysctls: want.Sysctls, Chains: want.Chains, Elems: want.Elems}
 	if _, err := k.Observe(ctx, dataplane.Scope{Keys: keys, Domain: domain}); err != nil { // these sysctls count
 		return "", err
 	}
@@ -185,7 +213,9 @@ func ruleWrites(ctx context.Context, k *linux.Kernel, h backend.Host, want datap
 	if err != nil {
 		return "", err
 	}
-	mine := dataplane.Observed{Have: dataplane.State{Chains: have.Have.Chains, Sysctls: map[string]string{}}}
+	mine := dataplane.Observed{Have: dataplane.State{
+		Chains: have.Have.Chains, Elems: have.Have.Elems, Sysctls: map[string]string{},
+	}}
 	for name := range want.Sysctls {
 		mine.Have.Sysctls[name] = have.Have.Sysctls[name]
 	}
