@@ -16,8 +16,10 @@ import (
 	"github.com/weftnet/weft/subnet"
 )
 
+// configOf is config1 with another backend: a node takes no subnet of the peers'
+// then, and either can follow the other.
 func configOf(backend string) []byte {
-	return []byte(`{"Network":"10.42.0.0/16","Backend":` + backend + `}`)
+	return []byte(`{"Network":"10.42.0.0/16","SubnetMin":"10.42.100.0","Backend":` + backend + `}`)
 }
 
 // allBackends is what weftd has.
