@@ -60,6 +60,7 @@ type pieces struct {
 	// retired are devices of configurations of before, see retire.
 	retired  map[string]dataplane.Link
 	door     door
+	ways     ways     // of the last look at the host
 	suffixes []string // of this configuration and of those before
 	options  masq.Options
 }
@@ -112,6 +113,7 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 	*p = pieces{
 		peers:    p.peers,
 		door:     p.door,
+		ways:     p.ways,
 		retired:  retired,
 		suffixes: suffixes,
 		options:  options,
@@ -181,6 +183,7 @@ func (p *pieces) update(b backend.Backend, facts dataplane.Facts, admitted []sub
 		var state dataplane.State
 		if state, got.err = b.Peer(p.host, *l); got.err == nil {
 			p.door.admit(&state, l)
+			p.ways.note(l)
 			got.fragment = layers.New(l.ID, state)
 		}
 		fresh = append(fresh, got)
@@ -265,6 +268,9 @@ func (n *Node) apply(ctx context.Context) {
 	}
 	peers, bad := n.pieces.forPeers(b, facts, ok, time.Now())
 	no = append(no, bad...)
+	if n.newWays(ctx) { // what was decided is for another uplink; steer applies anew
+		return
+	}
 	untrack, reason := tunnel.Untrack(n.opts.Tunnel.Untrack, n.view.facts.Firewall)
 	door := n.pieces.door.fragments(n.view.confirmed, untrack)
 	if anew {
@@ -381,15 +387,4 @@ func (n *Node) logHost(h backend.Host, b backend.Backend) {
 		"lease": h.Lease.ID, "backend": h.Config.Backend, "uplink": h.Uplink.Iface,
 		"local": h.Uplink.Local, "public": h.Uplink.Public, "mtu": b.MTU(h),
 	}).Info("node configured")
-}
-
-// baseKind tells whether an entry belongs to what serving pods needs, whoever
-// the peers are.
-func baseKind(k dataplane.Kind) bool {
-	switch k {
-	case dataplane.KindLink, dataplane.KindAddr, dataplane.KindChain, dataplane.KindSysctl:
-		return true
-	default:
-		return false
-	}
 }

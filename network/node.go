@@ -228,7 +228,7 @@ func (n *Node) steer(ctx context.Context, snapshots <-chan subnet.Snapshot,
 	n.restore()
 	for {
 		n.refreshFacts(ctx)
-		if n.view.changed {
+		for n.view.changed {
 			n.view.changed, n.view.rejudge = false, true
 			n.apply(ctx)
 		}

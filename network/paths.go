@@ -3,7 +3,9 @@ package network
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/weftnet/weft/backend"
@@ -14,9 +16,11 @@ import (
 // Paths to peers are asked for only if the backend uses them: that is one
 // question to the kernel for each peer.
 
-// readFacts reads the host, with the paths to the peers known so far.
+// readFacts reads the host, with the paths to the peers known so far, and those that
+// bound the MTU.
 func (n *Node) readFacts(ctx context.Context) (dataplane.Facts, error) {
-	facts, err := n.loop.Facts(ctx, slices.Concat(n.opts.Wish.Paths(), n.view.asked)...)
+	ways := n.pieces.ways.to(n.view.believed.Leases)
+	facts, err := n.loop.Facts(ctx, slices.Concat(n.opts.Wish.Paths(), n.view.asked, ways)...)
 	if err != nil {
 		return dataplane.Facts{}, fmt.Errorf("read the host: %w", err)
 	}
@@ -45,10 +49,69 @@ func (n *Node) pathsOf(
 			n.view.asked = was
 			return dataplane.Facts{}, err
 		}
+		n.pieces.ways.fresh = !maps.Equal(facts.PathMTU, n.view.facts.PathMTU)
 		n.view.facts = facts
 		break
 	}
 	return n.view.facts, nil
+}
+
+// ways are the paths that bound the MTU: to one peer of each part of the underlay, for
+// nearly always all of a part are reached alike.
+type ways struct {
+	asked map[netip.Prefix]bool // parts that Facts know the way to
+	fresh bool                  // there are others
+}
+
+// maxWays bounds what every look at the host costs.
+const maxWays = 64
+
+// to gives a peer in each part.
+func (w *ways) to(leases []subnet.Lease) (out []netip.Addr) {
+	w.asked = map[netip.Prefix]bool{}
+	for i := range leases {
+		for _, share := range leases[i].Shares {
+			part := partOf(share.Public)
+			if len(out) == maxWays || !part.IsValid() || w.asked[part] {
+				continue
+			}
+			w.asked[part] = true
+			out = append(out, share.Public)
+		}
+	}
+	return out
+}
+
+// note looks whether a peer is in a part that was not asked about.
+func (w *ways) note(l *subnet.Lease) {
+	for _, share := range l.Shares {
+		w.fresh = w.fresh || len(w.asked) < maxWays && !w.asked[partOf(share.Public)]
+	}
+}
+
+// partOf is what is taken for one part of the underlay.
+func partOf(a netip.Addr) netip.Prefix {
+	bits := 24
+	if a.Is6() {
+		bits = 64
+	}
+	part, _ := a.Prefix(bits) // an invalid address is in none
+	return part
+}
+
+// newWays reads the host anew if there are peers in another part of the underlay, and tells
+// whether that makes the uplink another: by the MTU of the way there.
+func (n *Node) newWays(ctx context.Context) bool {
+	if !n.pieces.ways.fresh {
+		return false
+	}
+	n.pieces.ways.fresh = false // also if that fails: whoever waits tries everything anew
+	n.mu.Lock()
+	n.ledger.factsDue = true
+	n.mu.Unlock()
+	was := n.view.uplink
+	n.refreshFacts(ctx)
+	return !reflect.DeepEqual(was, n.view.uplink)
 }
 
 // publicOf gives the public addresses of the leases, sorted, each once.

@@ -103,6 +103,47 @@ func TestDirectRouting(t *testing.T) {
 	})
 }
 
+// TestRouteMTU: what a route to some peer says bounds the device, from the first write
+// on, and no longer than there is such a route and such a peer.
+func TestRouteMTU(t *testing.T) {
+	for name, options := range map[string]string{"by the tunnel": "", "direct": `,"DirectRouting":true`} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				mtu := func(what string, want int) {
+					t.Helper()
+					b.settle(2 * time.Second)
+					env, err := os.ReadFile(b.subnetFile())
+					dump := b.kernel.Dump()
+					if !strings.Contains(string(env), fmt.Sprint("FLANNEL_MTU=", want)) ||
+						!strings.Contains(dump, fmt.Sprint(" MTU:", want, " ")) {
+						t.Errorf("%s: want MTU %d; have %s%v\n%s", what, want, env, err, dump)
+					}
+				}
+				far, farther := netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24")
+				b.kernel.SetRouteMTU(far, 1400)
+				b.server.SetConfig(configOf(`{"Type":"vxlan"` + options + `}`))
+				b.peerAt("vxlan", 2, "192.168.77.2")
+				b.peerAt("vxlan", 3, "198.51.100.3")
+				b.start()
+				mtu("a start", 1350)
+				b.kernel.SetRouteMTU(far, 1300)
+				mtu("another MTU", 1250)
+				b.kernel.SetRouteMTU(farther, 1200)
+				mtu("a route to nobody", 1250)
+				b.peerAt("vxlan", 4, "203.0.113.4")
+				mtu("a peer there", 1150)
+				b.kernel.SetRouteMTU(farther, 0)
+				mtu("its route says nothing more", 1250)
+				b.server.Delete("10.42.3.0-24")
+				b.settle(time.Minute)
+				b.kernel.SetRouteMTU(netip.MustParsePrefix("192.168.77.0/24"), 1450)
+				mtu("the peer is gone", 1400)
+				b.stop()
+			})
+		})
+	}
+}
+
 // TestHostGateway: routes and nothing else; who is behind a router is left out
 // and named, until it is no longer.
 func TestHostGateway(t *testing.T) {

@@ -288,3 +288,14 @@ func (n *Node) logComplaints(refused []*dataplane.OpError, conflicts []dataplane
 }
 
 const maxLogged = 5 // complaints of one round that are logged one by one
+
+// baseKind tells whether an entry belongs to what serving pods needs, whoever
+// the peers are.
+func baseKind(k dataplane.Kind) bool {
+	switch k {
+	case dataplane.KindLink, dataplane.KindAddr, dataplane.KindChain, dataplane.KindSysctl:
+		return true
+	default:
+		return false
+	}
+}

@@ -38,7 +38,8 @@ func (w Wish) Paths() []netip.Addr {
 	return []netip.Addr{w.CanReach}
 }
 
-// Pick chooses the uplink.
+// Pick chooses the uplink. Its MTU is the interface's, or the smallest that a route
+// to a peer by it says, if Facts know some of these.
 //
 // The interface is the first of the wish that can carry the tunnel: it is not
 // loopback nor the tunnel, has an MTU, and an address of each family. A wish
@@ -94,6 +95,11 @@ func (c chooser) uplink(name string, named netip.Addr) (backend.Uplink, string) 
 	up := backend.Uplink{Iface: name, MTU: c.facts.Ifaces[name].MTU}
 	if up.MTU <= 0 {
 		return backend.Uplink{}, "has no MTU"
+	}
+	for peer, mtu := range c.facts.PathMTU {
+		if c.facts.Paths[peer].Link == name {
+			up.MTU = min(up.MTU, mtu)
+		}
 	}
 	for _, network := range c.cfg.Networks {
 		public := c.public(network.Prefix)

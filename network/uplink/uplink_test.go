@@ -94,6 +94,17 @@ func up(name string, mtu int, local, public []netip.Addr) backend.Uplink {
 	return backend.Uplink{Iface: name, MTU: mtu, Local: local, Public: public}
 }
 
+// withPaths adds paths to peers, with the MTUs that the routes by these interfaces say.
+func withPaths(f dataplane.Facts, mtus map[string]int) dataplane.Facts {
+	f.Paths, f.PathMTU = map[netip.Addr]dataplane.Route{}, map[netip.Addr]int{}
+	peer := netip.MustParseAddr("198.51.100.1")
+	for link, mtu := range mtus {
+		f.Paths[peer], f.PathMTU[peer] = dataplane.Route{Link: link}, mtu
+		peer = peer.Next()
+	}
+	return f
+}
+
 func plain(name string, mtu int, local ...string) backend.Uplink {
 	return up(name, mtu, addrs(local...), addrs(local...))
 }
@@ -117,6 +128,14 @@ func byDefaultRoute() map[string]pickCase {
 		"never our own tunnel, nor loopback": {
 			facts: facts(via("flannel.1", 0, all4), via("lo", 1, all4), via("eth1", 7, all4)), cfg: four,
 			want: plain("eth1", 9000, "172.16.0.1"),
+		},
+		"routes to peers say less, by this interface and by another": {
+			facts: withPaths(facts(via("eth0", 0, all4)), map[string]int{"eth0": 1400, "eth1": 1280}), cfg: four,
+			want: plain("eth0", 1400, "192.168.77.1"),
+		},
+		"a route to a peer says more": {
+			facts: withPaths(facts(via("eth0", 0, all4)), map[string]int{"eth0": 9000}), cfg: four,
+			want: plain("eth0", 1500, "192.168.77.1"),
 		},
 		"a foreign tunnel is an interface like others": {
 			facts: facts(via("vx9", 0, all4)), cfg: four, want: plain("vx9", 1450, "172.30.0.1"),

@@ -181,6 +181,9 @@ type Facts struct {
 	// would send a packet there, by all of its tables and rules, with the
 	// source that it would choose. The gateway may be of the other family. An
 	// address that there is no way to is not in it.
-	Paths    map[netip.Addr]Route
+	Paths map[netip.Addr]Route
+	// PathMTU are the MTUs that routes on these paths say, in bytes, where they say
+	// one: not what was learned by chance, which the kernel forgets.
+	PathMTU  map[netip.Addr]int
 	Firewall ruleset.Facts
 }

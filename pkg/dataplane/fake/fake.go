@@ -34,6 +34,7 @@ type Kernel struct {
 	stood    map[dataplane.RouteKey]string // where a route of ours was seen, and the link that it led through
 	asked    map[string]bool               // sysctls that went through Observe or Apply
 	peers    []netip.Addr                  // of the last Facts
+	mtus     map[netip.Prefix]int          // that routes say
 	watchers map[*watcher]bool
 	applying bool // what changes now is our own doing
 	muted    bool

@@ -38,10 +38,13 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 		}
 	}
 	k.peers = slices.Clone(peers)
-	f.Paths = make(map[netip.Addr]dataplane.Route, len(peers))
+	f.Paths, f.PathMTU = make(map[netip.Addr]dataplane.Route, len(peers)), map[netip.Addr]int{}
 	for _, peer := range peers {
 		if path, ok := k.path(peer); ok {
 			f.Paths[peer] = path
+			if mtu := k.routeMTU(peer); mtu > 0 {
+				f.PathMTU[peer] = mtu
+			}
 		}
 	}
 	return f, nil

@@ -70,3 +70,23 @@ func (i *iface) sourceFor(next netip.Addr) netip.Addr {
 	}
 	return first
 }
+
+// SetRouteMTU gives the way to a prefix an MTU, as a route's metric does; 0: none.
+func (k *Kernel) SetRouteMTU(to netip.Prefix, mtu int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.mtus == nil {
+		k.mtus = map[netip.Prefix]int{}
+	}
+	k.mtus[to] = mtu
+	k.tellPath(dataplane.RouteKey{Prefix: to})
+}
+
+func (k *Kernel) routeMTU(to netip.Addr) int {
+	for p, mtu := range k.mtus {
+		if p.Contains(to) {
+			return mtu
+		}
+	}
+	return 0
+}

@@ -46,7 +46,7 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 			}
 		}
 	}
-	if facts.Paths, err = k.paths(ctx, peers, names); err != nil {
+	if facts.Paths, facts.PathMTU, err = k.paths(ctx, peers, names); err != nil {
 		return dataplane.Facts{}, err
 	}
 	k.memory.told(links, addresses)

@@ -3,6 +3,7 @@ package linux
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,6 +21,7 @@ type hop struct {
 	typ      uint8
 	index    int
 	via, src netip.Addr
+	mtu      int // that the route says; 0: none
 }
 
 // parseHop reads the answer. IPv6 gives a route that lets nothing pass as one
@@ -29,6 +31,7 @@ func parseHop(m []byte) (hop, bool) {
 		return hop{}, false
 	}
 	h := hop{typ: nl.DeserializeRtMsg(m).Type}
+	learned := false
 	for a := range attrs(m[unix.SizeofRtMsg:]) {
 		switch a.kind {
 		case unix.RTA_OIF:
@@ -41,13 +44,31 @@ func parseHop(m []byte) (hop, bool) {
 			}
 		case unix.RTA_PREFSRC:
 			h.src = a.addr()
+		case unix.RTA_METRICS:
+			h.mtu = metricMTU(a.value)
+		case unix.RTA_CACHEINFO: // struct rta_cacheinfo: it will be forgotten
+			learned = len(a.value) >= expiresAt+4 && binary.NativeEndian.Uint32(a.value[expiresAt:]) != 0
 		}
+	}
+	if learned {
+		h.mtu = 0
 	}
 	if h.typ == unix.RTN_LOCAL {
 		h.index = loopbackIndex // IPv6 names now this, now the interface that has the address
 	}
 	return h, h.typ == unix.RTN_UNICAST || h.typ == unix.RTN_LOCAL
 }
+
+func metricMTU(metrics []byte) (mtu int) {
+	for metric := range attrs(metrics) {
+		if metric.kind == unix.RTAX_MTU {
+			mtu = int(metric.uint32())
+		}
+	}
+	return mtu
+}
+
+const expiresAt = 8 // rta_expires in struct rta_cacheinfo
 
 // loopbackIndex is LOOPBACK_IFINDEX (include/net/flow.h).
 const loopbackIndex = 1
@@ -59,12 +80,12 @@ const pathBatch = 64
 // only a lookup knows the host's rules.
 func (k *Kernel) paths(
 	ctx context.Context, peers []netip.Addr, names map[int]string,
-) (map[netip.Addr]dataplane.Route, error) {
-	out := make(map[netip.Addr]dataplane.Route, len(peers))
+) (out map[netip.Addr]dataplane.Route, mtus map[netip.Addr]int, err error) {
+	out, mtus = make(map[netip.Addr]dataplane.Route, len(peers)), map[netip.Addr]int{}
 	var e encoder
 	for some := range slices.Chunk(slices.DeleteFunc(slices.Clone(peers), pathless), pathBatch) {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		e.reset()
 		for _, peer := range some {
@@ -80,16 +101,19 @@ func (k *Kernel) paths(
 			switch err := m.failure(); {
 			case m.typ != unix.NLMSG_ERROR && ok && names[h.index] != "":
 				out[some[i]] = dataplane.Route{Via: h.via, Link: names[h.index], Src: h.src}
+				if h.mtu > 0 {
+					mtus[some[i]] = h.mtu
+				}
 			case m.typ == unix.NLMSG_ERROR && err != nil && !unreachable(err):
 				failed = cmp.Or(failed, fmt.Errorf("look up the path to %s: %w", some[i], err))
 			}
 			return i == len(some)-1
 		})
 		if err = cmp.Or(err, failed); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return out, nil
+	return out, mtus, nil
 }
 
 // pathless tells what no lookup knows a path to.

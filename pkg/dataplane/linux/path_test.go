@@ -1,8 +1,10 @@
 package linux_test
 
 import (
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -41,6 +43,16 @@ func TestPaths(t *testing.T) {
 			asked = append(asked, p.Addr().Next().String())
 		}
 	}
+	for dst, mtu := range map[string]int{"203.0.113.128/25": 1400, "2001:db8:5::/48": 1380} {
+		gateway := net.IPv4(192, 0, 2, 8)
+		if netip.MustParsePrefix(dst).Addr().Is6() {
+			gateway = net.ParseIP("2001:db8::8")
+		}
+		add(dst, netlink.Route{Gw: gateway, MTU: mtu})
+	}
+	bound := map[netip.Addr]int{
+		netip.MustParseAddr("203.0.113.200"): 1400, netip.MustParseAddr("2001:db8:5::7"): 1380,
+	}
 	var peers []netip.Addr
 	for _, a := range asked {
 		peers = append(peers, netip.MustParseAddr(a))
@@ -49,6 +61,11 @@ func TestPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	more, err := h.Facts(t.Context(), append(peers, slices.Collect(maps.Keys(bound))...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.same(bound, more.PathMTU)
 	us4, us6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 	h.same(map[netip.Addr]dataplane.Route{
 		netip.MustParseAddr("198.51.100.7"): {Via: netip.MustParseAddr("192.0.2.8"), Link: uplink, Src: us4},
