@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weftnet/weft/pkg/calls"
 	"github.com/weftnet/weft/pkg/dataplane/reconcile"
 	"github.com/weftnet/weft/pkg/metrics"
 	"github.com/weftnet/weft/pkg/version"
@@ -86,6 +87,25 @@ func (n *Node) Metrics() metrics.Snapshot {
 	text, err := os.ReadFile("/proc/thread-self/net/dev")
 	if err == nil { // else they are absent
 		out.Devices = metrics.ParseDevices(string(text), func(name string) bool { return slices.Contains(devices, name) })
+	}
+	if dir := string(n.opts.Attachments); dir != "" {
+		out.Plugin = pluginCalls(dir)
+	}
+	return out
+}
+
+// pluginCalls reads the CNI plugin's counters; nil if they can't be read.
+func pluginCalls(dir string) map[string]metrics.Calls {
+	counted, err := calls.Read(dir)
+	if err != nil {
+		return nil
+	}
+	out := map[string]metrics.Calls{}
+	for verb, c := range counted {
+		out[verb] = metrics.Calls{
+			Done: c.Done, Failed: c.Failed,
+			Took: metrics.Counted{Bounds: calls.Bounds(), Counts: c.Took, Sum: c.Sum},
+		}
 	}
 	return out
 }

@@ -30,13 +30,15 @@ type family struct {
 
 type value struct {
 	number    float64
-	histogram *Histogram
+	histogram distribution
 	labels    []string
 }
 
 // families is the table of all metrics; the page is made of it.
 func families() []family {
-	all := slices.Concat(nodeFamilies(), storeFamilies(), kernelFamilies(), deviceFamilies(), probeFamilies())
+	all := slices.Concat(
+		nodeFamilies(), storeFamilies(), kernelFamilies(), deviceFamilies(), probeFamilies(), pluginFamilies(),
+	)
 	for i := range all {
 		all[i].desc = prometheus.NewDesc(all[i].name, all[i].help, all[i].labels, nil)
 	}
@@ -224,6 +226,34 @@ func probeFamilies() []family {
 			name: "weft_probe_sweep_seconds", kind: gauge,
 			help: "How long it took to probe every path once, the last time; 0 before the first.",
 			read: func(s *Snapshot) []value { return one(s.Sweep.Seconds()) },
+		},
+	}
+}
+
+func pluginFamilies() []family {
+	return []family{
+		{
+			name: "weft_cni_calls_total", kind: counter, labels: []string{"verb", "result"},
+			help: "Calls of the CNI plugin since its counters were made; absent where they can't be read.",
+			read: func(s *Snapshot) (out []value) {
+				for _, verb := range slices.Sorted(maps.Keys(s.Plugin)) {
+					v := s.Plugin[verb]
+					out = append(out,
+						value{number: float64(v.Done), labels: []string{verb, "done"}},
+						value{number: float64(v.Failed), labels: []string{verb, "failed"}})
+				}
+				return out
+			},
+		},
+		{
+			name: "weft_cni_call_duration_seconds", kind: histogram, labels: []string{"verb"},
+			help: "How long these took, done or failed, from the plugin's start to its answer.",
+			read: func(s *Snapshot) (out []value) {
+				for _, verb := range slices.Sorted(maps.Keys(s.Plugin)) {
+					out = append(out, value{histogram: s.Plugin[verb].Took, labels: []string{verb}})
+				}
+				return out
+			},
 		},
 	}
 }

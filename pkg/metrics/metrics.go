@@ -53,14 +53,30 @@ func (h *Histogram) Observe(took time.Duration) {
 	h.over++
 }
 
-// cumulated is the form that Prometheus has.
-func (h *Histogram) cumulated() (buckets map[float64]uint64, count uint64) {
+// distribution gives the form that Prometheus has: by upper bound in seconds how
+// many were at most so long, how many there are, and the seconds of all.
+type distribution interface {
+	cumulated() (buckets map[float64]uint64, count uint64, sum float64)
+}
+
+func (h *Histogram) cumulated() (buckets map[float64]uint64, count uint64, sum float64) {
 	buckets = make(map[float64]uint64, numBounds)
 	for i, bound := range bounds() {
 		count += h.counts[i]
 		buckets[bound] = count
 	}
-	return buckets, count + h.over
+	return buckets, count + h.over, h.sum.Seconds()
+}
+
+func (c Counted) cumulated() (buckets map[float64]uint64, count uint64, sum float64) {
+	buckets = make(map[float64]uint64, len(c.Bounds))
+	for i, n := range c.Counts {
+		count += n
+		if i < len(c.Bounds) {
+			buckets[c.Bounds[i].Seconds()] = count
+		}
+	}
+	return buckets, count, c.Sum.Seconds()
 }
 
 // collector makes metrics of a Snapshot when it is asked for them.
@@ -87,8 +103,8 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 
 func (f *family) metric(v value) prometheus.Metric {
 	if v.histogram != nil {
-		buckets, count := v.histogram.cumulated()
-		return prometheus.MustNewConstHistogram(f.desc, count, v.histogram.sum.Seconds(), buckets, v.labels...)
+		buckets, count, sum := v.histogram.cumulated()
+		return prometheus.MustNewConstHistogram(f.desc, count, sum, buckets, v.labels...)
 	}
 	kind := prometheus.GaugeValue
 	if f.kind == counter {

@@ -20,6 +20,9 @@ func someSnapshot() Snapshot {
 		Peers: 2, Skipped: map[string]int{"VtepMAC": 1}, StoreUp: true, Revision: 12, Leases: 3,
 		Rounds: 4, Writes: map[string]uint64{"route": 2, "fdb": 2}, Repairs: map[string]int{"route": 1},
 		Devices: map[string]Device{"flannel.1": {1, 2, 3, 4, 5, 6, 7, 8}},
+		Plugin: map[string]Calls{"ADD": {Done: 4, Failed: 1, Took: Counted{
+			Bounds: []time.Duration{time.Millisecond, time.Second}, Counts: []uint64{2, 0, 3}, Sum: time.Minute,
+		}}},
 	}
 	s.RoundTook.Observe(time.Millisecond)
 	s.RoundTook.Observe(time.Hour)
@@ -52,6 +55,13 @@ func TestEverythingIsServed(t *testing.T) {
 		`weft_kernel_writes_total{kind="route"} 2`,
 		`weft_device_receive_drops_total{device="flannel.1"} 4`,
 		`weft_device_transmit_bytes_total{device="flannel.1"} 5`,
+		`weft_cni_calls_total{result="done",verb="ADD"} 4`,
+		`weft_cni_calls_total{result="failed",verb="ADD"} 1`,
+		`weft_cni_call_duration_seconds_bucket{verb="ADD",le="0.001"} 2`,
+		`weft_cni_call_duration_seconds_bucket{verb="ADD",le="1"} 2`,
+		`weft_cni_call_duration_seconds_bucket{verb="ADD",le="+Inf"} 5`,
+		`weft_cni_call_duration_seconds_count{verb="ADD"} 5`,
+		`weft_cni_call_duration_seconds_sum{verb="ADD"} 60`,
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("%s is not in it", line)

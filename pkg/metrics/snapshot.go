@@ -38,6 +38,23 @@ type Snapshot struct {
 	ProbesSent, ProbesLost map[string]uint64 // through the overlay, the underlay
 	ProbeRTT               Histogram
 	Sweep                  time.Duration
+
+	Plugin map[string]Calls // the CNI plugin's, by verb
+}
+
+// Calls are those of one verb.
+type Calls struct {
+	Done, Failed uint64
+	Took         Counted
+}
+
+// Counted is what somebody else has counted: Counts has how many took at most
+// each of Bounds, which rise, but longer than the one before; its last is how many
+// took longer than all of them.
+type Counted struct {
+	Bounds []time.Duration
+	Counts []uint64
+	Sum    time.Duration
 }
 
 // Device is what a network device counts: bytes, packets, errors and drops
