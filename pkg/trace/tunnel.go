@@ -29,6 +29,7 @@ func (k *walker) tunnel(l tables.Link, next netip.Addr) bool {
 		f.Dst, l.VXLAN.Port))
 	k.pkt = firewall.Packet{
 		Src: l.VXLAN.Local, Dst: f.Dst, Proto: 17, SrcPort: ephemeral, DstPort: uint16(l.VXLAN.Port),
+		VNI: uint32(l.VXLAN.VNI),
 	}
 	return k.outer(l)
 }

@@ -90,6 +90,9 @@ func TestTrace(t *testing.T) {
 			if p.MTU != 1430 || p.Live == nil || p.Live.Answer != "reply" || p.Live.Last != "the answer went out" {
 				t.Errorf("MTU %d, sent one: %+v", p.MTU, p.Live)
 			}
+			if strings.Contains(p.String(), "can't be judged") {
+				t.Errorf("a rule of our own isn't understood: %s", p)
+			}
 		}
 		tr.wants(tr.ask("--port", "8080", "--live", a.Name, to), "tcp port 8080")
 	})

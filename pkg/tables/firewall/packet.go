@@ -13,8 +13,9 @@ type Packet struct {
 	SrcPort, DstPort uint16
 	In, Out          string // interfaces; "" is none
 	Mark             uint32
-	ToHost           bool // Dst is an address of the host
-	FromHost         bool // Src is
+	ToHost           bool   // Dst is an address of the host
+	FromHost         bool   // Src is
+	VNI              uint32 // of a VXLAN packet (RFC 7348); 0: what UDP carries is not known
 }
 
 // Field is a part of a packet that conditions look at.
@@ -36,6 +37,7 @@ const (
 	DstType // RTN_*, four bytes
 	SrcType
 	Random
+	VNI // with the reserved byte behind it, four bytes
 )
 
 const (
@@ -79,6 +81,8 @@ func (p Packet) value(f Field) (b []byte, ok, absent bool) {
 		return addrType(p.ToHost), true, false
 	case SrcType:
 		return addrType(p.FromHost), true, false
+	case VNI:
+		return binary.BigEndian.AppendUint32(nil, p.VNI<<8), p.VNI != 0, p.Proto != protoUDP
 	}
 	return nil, false, false
 }

@@ -88,6 +88,8 @@ func (f Field) String() string {
 		return "saddr type"
 	case Random:
 		return "random"
+	case VNI:
+		return "vni"
 	}
 	return "?"
 }
@@ -112,6 +114,10 @@ func (c Cond) plain(b []byte) string {
 	case SrcPort, DstPort:
 		if len(b) == 2 {
 			return strconv.Itoa(int(binary.BigEndian.Uint16(b)))
+		}
+	case VNI:
+		if len(b) == 4 {
+			return strconv.Itoa(int(binary.BigEndian.Uint32(b) >> 8))
 		}
 	case InName, OutName:
 		if i := bytes.IndexByte(b, 0); i >= 0 {
