@@ -174,7 +174,9 @@ type part struct {
 // where the addresses stand tells which header it is.
 func parts(f nftables.TableFamily) []part {
 	const network, transport = expr.PayloadBaseNetworkHeader, expr.PayloadBaseTransportHeader
-	out := []part{{transport, 0, 2, firewall.SrcPort}, {transport, 2, 2, firewall.DstPort}, {transport, vniAt, 4, firewall.VNI}}
+	out := []part{
+		{transport, 0, 2, firewall.SrcPort}, {transport, 2, 2, firewall.DstPort}, {transport, vniAt, 4, firewall.VNI},
+	}
 	if f != nftables.TableFamilyIPv6 {
 		out = append(out, part{network, 12, 4, firewall.SrcAddr}, part{network, 16, 4, firewall.DstAddr},
 			part{network, 9, 1, firewall.L4Proto})
