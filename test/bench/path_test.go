@@ -3,62 +3,139 @@ package bench
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
-	"slices"
+	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/topology"
 )
 
 const (
-	pathTime = 1500 * time.Millisecond // of each load, each round
-	services = 500                     // of the rules that look like kube-proxy's
+	pathTime = 200 * time.Millisecond // of each load, each turn
+	turns    = 4                      // in a round
+	services = 500                    // of the rules that look like kube-proxy's
 )
 
+// route is a way of packets that is measured: a daemon with some options, or none.
+type route struct {
+	contender
+	bridge bool // pods on a bridge, as flannel's are, instead of point to point
+	pair   pair
+}
+
+// routes are ours by default and with what costs or gains something turned, and others'.
+func routes(daemons []contender) (out []route) {
+	for i, c := range daemons {
+		out = append(out, route{contender: c, bridge: i > 0 && c.name != "base"})
+		if i > 0 {
+			continue
+		}
+		for _, option := range []string{"--vxlan-filter=off", "--vxlan-notrack=false"} {
+			other := c
+			other.name, other.args = option, c.args+" "+option
+			out = append(out, route{contender: other})
+		}
+		bridged := c
+		bridged.name = "bridge"
+		out = append(out, route{contender: bridged, bridge: true})
+	}
+	return out
+}
+
 // measurePath sends the same load from node to node without an overlay and from pod
-// to pod through it, in turns.
+// to pod through it, in turns, all on one CPU.
 func measurePath(b *testing.B, p plan, out *report) {
+	all := routes(out.Daemons)
+	r := newRig(b, 1+2*len(all))
+	for i := range all {
+		all[i].pair = r.ends(b, all[i], 1+2*i)
+	}
+	base := pair{&r.Nodes[1].Namespace, &r.Nodes[2].Namespace, r.Nodes[2].Addrs[0]}
+	pin(b)
 	for _, rules := range []bool{false, true} {
 		title := "Data path"
 		if rules {
 			title += fmt.Sprintf(", beside rules as kube-proxy's for %d Services", services)
+			for i := range all {
+				proxyRules(b, r.Nodes[1+2*i], base.addr, all[i].pair.addr)
+				proxyRules(b, r.Nodes[2+2*i], base.addr, all[i].pair.addr)
+			}
 		}
 		s := out.section(title, "From a pod to a pod on another node, in parts of the same from node to node without an "+
-			"overlay. Both ends share this machine's cores, so this is what a packet costs in processor time.")
-		for _, c := range out.Daemons {
-			r := newRig(b, 3)
-			ends := r.ends(b, c)
-			if rules {
-				for _, n := range r.Nodes[1:3] {
-					proxyRules(b, n)
-				}
-			}
-			for range p.rounds {
-				for _, l := range loads() {
-					base, over := l.run(b, ends.hosts), l.run(b, ends.pods)
-					s.add(l.name+", pod to pod", l.unit, c.name, over)
-					s.add(l.name+", as a ratio", "", c.name, over/base)
-				}
-			}
+			"overlay, by this process's processor time on one CPU: what a packet costs, on kernels that count softirqs in it "+
+			"(without IRQ_TIME_ACCOUNTING).")
+		for i := range all {
+			s.Names = append(s.Names, all[i].name)
 		}
-		slices.SortStableFunc(s.Rows, func(a, b *row) int { return strings.Compare(ratioFirst(a), ratioFirst(b)) })
+		for range p.rounds * turns {
+			s.turn(b, base, all, rules)
+		}
 	}
 }
 
-func ratioFirst(r *row) string {
-	if r.Unit == "" {
-		return "0"
+// turn sends each load by each way, one after the other.
+func (s *section) turn(b *testing.B, base pair, all []route, rules bool) {
+	b.Helper()
+	for _, l := range loads() {
+		if l.service && !rules {
+			continue
+		}
+		without := l.run(b, base, serviceOfNode)
+		for i := range all {
+			s.add(l.name, "", all[i].name, l.run(b, all[i].pair, serviceOfPod)/without)
+		}
+		s.add(l.name+", from node to node", l.unit, all[0].name, without)
 	}
-	return "1"
+}
+
+// pin brings this process to one CPU, until the end of the benchmark.
+func pin(b *testing.B) {
+	b.Helper()
+	var all, one unix.CPUSet
+	must(b, unix.SchedGetaffinity(0, &all))
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	procs := runtime.GOMAXPROCS(1)
+	must(b, affinity(&one))
+	b.Cleanup(func() {
+		runtime.GOMAXPROCS(procs)
+		must(b, affinity(&all))
+	})
+}
+
+// affinity goes through the threads twice: one may be made meanwhile by another that
+// was not changed yet.
+func affinity(cpus *unix.CPUSet) error {
+	for range 2 {
+		threads, err := filepath.Glob("/proc/self/task/*")
+		if err != nil {
+			return err
+		}
+		for _, t := range threads {
+			id, err := strconv.Atoi(filepath.Base(t))
+			if err != nil {
+				return err
+			}
+			if err := unix.SchedSetaffinity(id, cpus); err != nil && err != unix.ESRCH {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // pair is where load goes from and to.
@@ -67,19 +144,18 @@ type pair struct {
 	addr     netip.Addr
 }
 
-type pairs struct{ hosts, pods pair }
-
-// ends starts daemons on nodes 1 and 2, with a pod each.
-func (r *rig) ends(b *testing.B, c contender) pairs {
+// ends starts daemons on two nodes, with a pod each.
+func (r *rig) ends(b *testing.B, c route, first int) pair {
 	b.Helper()
 	var pods []*topology.Pod
-	for i := 1; i <= 2; i++ {
-		d := r.begin(c, i)
+	for i := first; i <= first+1; i++ {
+		d := r.begin(c.contender, i)
 		b.Cleanup(d.kill)
 	}
-	for i := 1; i <= 2; i++ {
+	for i := first; i <= first+1; i++ {
 		n := r.Nodes[i]
-		file := r.dir(c, i) + "/subnet.env"
+		n.PTP = !c.bridge
+		file := r.dir(c.contender, i) + "/subnet.env"
 		until(b, 20*time.Millisecond, func() error {
 			raw, err := os.ReadFile(file)
 			if err == nil {
@@ -91,22 +167,49 @@ func (r *rig) ends(b *testing.B, c contender) pairs {
 		must(b, err)
 		pods = append(pods, pod)
 	}
-	out := pairs{
-		pair{&r.Nodes[1].Namespace, &r.Nodes[2].Namespace, r.Nodes[2].Addrs[0]},
-		pair{&pods[0].Namespace, &pods[1].Namespace, pods[1].Addrs[0]},
-	}
+	out := pair{&pods[0].Namespace, &pods[1].Namespace, pods[1].Addrs[0]}
 	until(b, 20*time.Millisecond, func() error {
 		ctx, stop := context.WithTimeout(b.Context(), time.Second)
 		defer stop()
-		_, err := out.pods.from.Ping(ctx, topology.Ping{To: out.pods.addr})
+		_, err := out.from.Ping(ctx, topology.Ping{To: out.addr})
 		return err
 	})
 	return out
 }
 
-// proxyRules are as many and as deep as kube-proxy's in its mode iptables.
-func proxyRules(b *testing.B, n *topology.Node) {
+// Services of two servers, a node and a pod, and the port of those.
+var (
+	serviceOfNode = netip.MustParseAddrPort("10.96.250.1:80")
+	serviceOfPod  = netip.MustParseAddrPort("10.96.250.2:80")
+)
+
+const servicePort = 8080
+
+// proxyRules writes as many and as deep rules as kube-proxy in its mode iptables. The last
+// two Services have servers.
+func proxyRules(b *testing.B, n *topology.Node, node, pod netip.Addr) {
 	b.Helper()
+	must(b, n.Do(func() error { // a host asks for the way to a Service before it is translated
+		eth, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{
+			LinkIndex: eth.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4(10, 96, 0, 0), Mask: net.CIDRMask(16, 32)},
+			Scope: netlink.SCOPE_LINK,
+		})
+	}))
+	var said bytes.Buffer
+	cmd := exec.Command("iptables-nft-restore", "--noflush")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(proxyText(node, pod)), &said, &said
+	p, err := n.Start(cmd)
+	must(b, err)
+	if err := p.Err(); err != nil {
+		b.Fatalf("iptables-nft-restore: %v\n%s", err, said.String())
+	}
+}
+
+func proxyText(node, pod netip.Addr) string {
 	var t strings.Builder
 	t.WriteString("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n")
 	for i := range services {
@@ -116,178 +219,21 @@ func proxyRules(b *testing.B, n *topology.Node) {
 		"-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n" +
 		"-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n-A KUBE-POSTROUTING -j MASQUERADE --random-fully\n")
 	for i := range services {
-		fmt.Fprintf(&t, "-A KUBE-SERVICES -d 10.96.%d.%d/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-%d\n"+
-			"-A KUBE-SVC-%d -j KUBE-SEP-%d\n-A KUBE-SEP-%d -p tcp -m tcp -j DNAT --to-destination 10.1.%d.%d:8080\n",
-			i/250, i%250+1, i, i, i, i, i/250, i%250+1)
+		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, byte(i / 250), byte(i%250 + 1)}), 80)
+		to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i / 250), byte(i%250 + 1)}), servicePort)
+		switch i {
+		case services - 2:
+			at, to = serviceOfNode, netip.AddrPortFrom(node, servicePort)
+		case services - 1:
+			at, to = serviceOfPod, netip.AddrPortFrom(pod, servicePort)
+		}
+		fmt.Fprintf(&t, "-A KUBE-SERVICES -d %s/32 -p tcp -m tcp --dport %d -j KUBE-SVC-%d\n"+
+			"-A KUBE-SVC-%d -j KUBE-SEP-%d\n-A KUBE-SEP-%d -p tcp -m tcp -j DNAT --to-destination %s\n",
+			at.Addr(), at.Port(), i, i, i, i, to)
 	}
 	t.WriteString("COMMIT\n*filter\n:KUBE-FORWARD - [0:0]\n-A FORWARD -j KUBE-FORWARD\n" +
 		"-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n" +
 		"-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\n" +
 		"-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n")
-	var said bytes.Buffer
-	cmd := exec.Command("iptables-nft-restore", "--noflush")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(t.String()), &said, &said
-	p, err := n.Start(cmd)
-	must(b, err)
-	if err := p.Err(); err != nil {
-		b.Fatalf("iptables-nft-restore: %v\n%s", err, said.String())
-	}
-}
-
-// load is one kind of traffic; run gives how much of it went through in a second.
-type load struct {
-	name, unit, network string
-	serve               func(net.Conn)
-	send                func(dial func() (net.Conn, error), end time.Time) (float64, error)
-	received            bool // count what arrives, not what is sent
-}
-
-func loads() []load {
-	one := make([]byte, 1)
-	return []load{
-		{"TCP stream", "MB/s", "tcp", drain, stream, false},
-		{"TCP request/response", "1/s", "tcp", echo, func(dial func() (net.Conn, error), end time.Time) (float64, error) {
-			c, err := dial()
-			if err != nil {
-				return 0, err
-			}
-			defer func() { _ = c.Close() }()
-			return exchanges(c, one, end)
-		}, false},
-		{"TCP connect/request/response", "1/s", "tcp", echo, reconnect, false},
-		{"UDP request/response", "1/s", "udp", nil, func(dial func() (net.Conn, error), end time.Time) (float64, error) {
-			c, err := dial()
-			if err != nil {
-				return 0, err
-			}
-			defer func() { _ = c.Close() }()
-			return exchanges(c, one, end)
-		}, false},
-		{"small UDP packets", "1/s", "udp", nil, flood, true},
-	}
-}
-
-func drain(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
-
-func echo(c net.Conn) { _, _ = io.Copy(c, c) }
-
-func stream(dial func() (net.Conn, error), end time.Time) (sum float64, err error) {
-	c, err := dial()
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = c.Close() }()
-	for b := make([]byte, 128<<10); err == nil && time.Now().Before(end); {
-		var n int
-		n, err = c.Write(b)
-		sum += float64(n) / 1e6
-	}
-	return sum, err
-}
-
-func exchanges(c net.Conn, b []byte, end time.Time) (n float64, err error) {
-	if err = c.SetDeadline(end.Add(time.Second)); err != nil {
-		return 0, err
-	}
-	for time.Now().Before(end) {
-		if _, err = c.Write(b); err != nil {
-			return n, err
-		}
-		if _, err = io.ReadFull(c, b); err != nil {
-			return n, err
-		}
-		n++
-	}
-	return n, nil
-}
-
-func reconnect(dial func() (net.Conn, error), end time.Time) (n float64, err error) {
-	for b := make([]byte, 1); time.Now().Before(end); n++ {
-		c, err := dial()
-		if err != nil {
-			return n, err
-		}
-		_, errWrite := c.Write(b)
-		_, errRead := io.ReadFull(c, b)
-		_ = c.(*net.TCPConn).SetLinger(0) // or ports run out
-		if err := errors.Join(errWrite, errRead, c.Close()); err != nil {
-			return n, err
-		}
-	}
-	return n, nil
-}
-
-func flood(dial func() (net.Conn, error), end time.Time) (float64, error) {
-	c, err := dial()
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = c.Close() }()
-	for b := make([]byte, 18); time.Now().Before(end); {
-		_, _ = c.Write(b) // a full queue is no error here
-	}
-	return 0, nil
-}
-
-func (l load) run(b *testing.B, p pair) float64 {
-	b.Helper()
-	ctx, stop := context.WithCancel(b.Context())
-	defer stop()
-	var arrived atomic.Int64
-	var at string
-	must(b, p.to.Do(func() (err error) {
-		at, err = l.listen(ctx, p.addr, &arrived)
-		return err
-	}))
-	var sum, seconds float64
-	must(b, p.from.Do(func() (err error) {
-		dial := func() (net.Conn, error) { return net.DialTimeout(l.network, at, 5*time.Second) }
-		began := time.Now()
-		sum, err = l.send(dial, began.Add(pathTime))
-		seconds = time.Since(began).Seconds()
-		return err
-	}))
-	if l.received {
-		sum = float64(arrived.Load())
-	}
-	return sum / seconds
-}
-
-// listen serves until ctx ends.
-func (l load) listen(ctx context.Context, addr netip.Addr, arrived *atomic.Int64) (string, error) {
-	at := netip.AddrPortFrom(addr, 0).String()
-	if l.network == "udp" {
-		c, err := net.ListenPacket("udp", at)
-		if err != nil {
-			return "", err
-		}
-		context.AfterFunc(ctx, func() { _ = c.Close() })
-		go func() {
-			for b := make([]byte, 2048); ; {
-				n, from, err := c.ReadFrom(b)
-				if err != nil {
-					return
-				}
-				if arrived.Add(1); !l.received {
-					_, _ = c.WriteTo(b[:n], from)
-				}
-			}
-		}()
-		return c.LocalAddr().String(), nil
-	}
-	s, err := net.Listen("tcp", at)
-	if err != nil {
-		return "", err
-	}
-	context.AfterFunc(ctx, func() { _ = s.Close() })
-	go func() {
-		for {
-			c, err := s.Accept()
-			if err != nil {
-				return
-			}
-			go func() { l.serve(c); _ = c.Close() }()
-		}
-	}()
-	return s.Addr().String(), nil
+	return t.String()
 }

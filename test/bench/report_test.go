@@ -25,6 +25,8 @@ type section struct {
 	Title string `json:"title"`
 	Notes string `json:"notes"`
 	Rows  []*row `json:"rows"`
+	// Names are what stands side by side, if not the report's daemons.
+	Names []string `json:"names,omitempty"`
 }
 
 // row is one figure of each daemon.
@@ -96,15 +98,19 @@ func (r *report) markdown() string {
 		r.Begun, r.Machine)
 	for _, s := range r.Sections {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n| | unit |", s.Title, s.Notes)
-		for _, name := range r.Names {
+		names := r.Names
+		if len(s.Names) > 0 {
+			names = s.Names
+		}
+		for _, name := range names {
 			fmt.Fprintf(&b, " %s |", name)
 		}
-		for _, name := range r.Names[1:] {
-			fmt.Fprintf(&b, " %s / %s |", name, r.Names[0])
+		for _, name := range names[1:] {
+			fmt.Fprintf(&b, " %s / %s |", name, names[0])
 		}
-		b.WriteString("\n|" + strings.Repeat("---|", 2*len(r.Names)+1) + "\n")
+		b.WriteString("\n|" + strings.Repeat("---|", 2*len(names)+1) + "\n")
 		for _, row := range s.Rows {
-			b.WriteString(row.line(r.Names))
+			b.WriteString(row.line(names))
 		}
 	}
 	return b.String()
