@@ -62,7 +62,7 @@ func measurePath(b *testing.B, p plan, out *report) {
 		all[i].pair = r.ends(b, all[i], 1+2*i)
 	}
 	base := pair{&r.Nodes[1].Namespace, &r.Nodes[2].Namespace, r.Nodes[2].Addrs[0]}
-	pin(b)
+	defer pin(b)()
 	for _, rules := range []bool{false, true} {
 		title := "Data path"
 		if rules {
@@ -99,8 +99,8 @@ func (s *section) turn(b *testing.B, base pair, all []route, rules bool) {
 	}
 }
 
-// pin brings this process to one CPU, until the end of the benchmark.
-func pin(b *testing.B) {
+// pin brings this process to one CPU; what it gives lets it go again.
+func pin(b *testing.B) (free func()) {
 	b.Helper()
 	var all, one unix.CPUSet
 	must(b, unix.SchedGetaffinity(0, &all))
@@ -111,10 +111,10 @@ func pin(b *testing.B) {
 	}
 	procs := runtime.GOMAXPROCS(1)
 	must(b, affinity(&one))
-	b.Cleanup(func() {
+	return func() {
 		runtime.GOMAXPROCS(procs)
 		must(b, affinity(&all))
-	})
+	}
 }
 
 // affinity goes through the threads twice: one may be made meanwhile by another that
