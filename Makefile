@@ -36,6 +36,7 @@ E2E_KUBE := bin/e2e-kube
 E2E_DEBS := containerd runc containernetworking-plugins
 E2E_TOOLS := busybox nftables conntrack util-linux iproute2 curl wget netcat-openbsd bind9-dnsutils
 E2E_FLAGS ?=
+DEBIAN := bin/debian.tar
 
 .PHONY: help build image packages packages-test e2e-kube e2e-kube-build test test-kube test-tools verify race fuzz e2e soak chaos demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
 
@@ -52,13 +53,28 @@ image: ## bin/weft-image.tar, an OCI archive for amd64 and arm64, without a cont
 packages: ## bin/packages: .deb and .rpm for amd64 and arm64, with sizes and digests
 	@cd tools/packages && go run . --version '$(VERSION)' --arches '$(ARCHES)'
 
-packages-test: ## two builds of the packages in two directories: the same bytes
-	@rm -rf bin/again bin/packages bin/packages-again && git worktree prune && git worktree add -q --detach bin/again HEAD
-	@$(MAKE) packages ARCHES='$(HOST_ARCH)'; (cd bin/again/tools/packages && \
-	  go run . --version '$(VERSION)' --arches '$(HOST_ARCH)' --out '$(CURDIR)/bin/packages-again'); bad=$$?; \
+packages-test: $(DEBIAN) ## two builds of the packages are the same bytes; the .deb is installed, upgraded under traffic and purged, with systemd
+	@rm -rf bin/again bin/packages bin/packages-again bin/packages-before && git worktree prune && git worktree add -q --detach bin/again HEAD
+	@$(MAKE) packages; (cd bin/again/tools/packages && \
+	  go run . --version '$(VERSION)' --arches '$(ARCHES)' --out '$(CURDIR)/bin/packages-again' >/dev/null); bad=$$?; \
 	  git worktree remove --force bin/again; exit $$bad
-	@for f in bin/packages/*.deb bin/packages/*.rpm; do cmp "$$f" "bin/packages-again/$${f##*/}"; done; \
+	@for f in bin/packages/*.deb bin/packages/*.rpm; do cmp "$$f" "bin/packages-again/$${f##*/}" || { \
+	  echo "the second build is of HEAD: is everything committed?"; exit 1; }; done; \
 	  echo "two builds of $(VERSION) in two directories are alike"
+	@cd tools/packages && go run . --version v0.0.0 --arches '$(HOST_ARCH)' --out ../../bin/packages-before >/dev/null
+	@WEFT_DEBIAN='$(CURDIR)/$(DEBIAN)' WEFT_DEB_BEFORE="$$(ls -d $(CURDIR)/bin/packages-before/*.deb)" \
+	  WEFT_DEB="$$(ls -d $(CURDIR)/bin/packages/*_$(HOST_ARCH).deb)" \
+	  go test -count=1 -v -timeout $(TIMEOUT) -run '^TestDeb' ./test/e2e
+
+# Kept packed, and each test unpacks it for itself.
+$(DEBIAN):
+	@command -v debootstrap >/dev/null || { echo "installing debootstrap"; \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q debootstrap; } >/dev/null; }
+	@echo "making a Debian tree (once; some minutes)"; mkdir -p bin; rm -rf --one-file-system bin/debian
+	@debootstrap --variant=minbase --include=systemd,systemd-sysv,iproute2 bookworm bin/debian >bin/debian.log || { \
+	  tail bin/debian.log; exit 1; }
+	@rm -rf bin/debian/var/cache/apt/archives/*.deb bin/debian/var/lib/apt/lists/*
+	@tar -C bin/debian -cf $@.new . && mv $@.new $@ && rm -rf --one-file-system bin/debian
 
 test: needs ## all tests, also those that need root (PKG=./subnet/... for a part)
 	@{ go test -json -timeout $(TIMEOUT) $(PKG) || bad=1; $(if $(filter ./...,$(PKG)),$(KUBE_TEST) || bad=1; $(TOOLS_TEST) || bad=1;) \
