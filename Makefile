@@ -18,6 +18,7 @@ N ?= 200
 PEER_BIN ?= /opt/cni/bin
 STEPS ?= 1000000
 MINUTES ?= 5
+SHOTS ?= bin/screenshots
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
   -run '^Test(Disturbances|EngineDisturbances|Fight|RestartUnderTraffic|EndsPromptly|StoreFaults)$$' ./test/e2e
 LINT := bin/golangci-lint
@@ -38,7 +39,7 @@ E2E_TOOLS := busybox nftables conntrack util-linux iproute2 curl wget netcat-ope
 E2E_FLAGS ?=
 DEBIAN := bin/debian.tar
 
-.PHONY: help build image packages packages-test e2e-kube e2e-kube-build test test-kube test-tools verify race fuzz e2e soak chaos demo bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
+.PHONY: help build image packages packages-test e2e-kube e2e-kube-build test test-kube test-tools verify race fuzz e2e soak chaos demo screenshots bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -160,6 +161,11 @@ $(E2E_KUBE)/debian:
 
 demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running
 	@bin/weftctl demo $(DEMO_FLAGS)
+
+screenshots: ## bin/screenshots: the status page in Chromium at 5 and 500 peers, light and dark (SHOTS=dir for another place)
+	@command -v chromium >/dev/null || { echo "installing chromium"; \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium; } >/dev/null; }
+	@go run ./test/screenshots '$(SHOTS)'
 
 bench: needs ## the daemon as a whole: bin/bench.md and .json (PEER=daemon PEER_ARGS=..., BENCH_ONLY=join,path)
 	@mkdir -p bin; PEER='$(PEER)' PEER_ARGS='$(PEER_ARGS)' BASE_DAEMON='$(BASE_DAEMON)' WEFT_BENCH_ONLY='$(BENCH_ONLY)' \
