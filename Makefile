@@ -162,7 +162,7 @@ $(E2E_KUBE)/debian:
 demo: build ## three nodes on this machine, as root; DEMO_FLAGS=--keep leaves them running
 	@bin/weftctl demo $(DEMO_FLAGS)
 
-screenshots: ## bin/screenshots: the status page in Chromium at 5 and 500 peers, light and dark (SHOTS=dir for another place)
+screenshots: ## bin/screenshots: the status page in Chromium at 5 and 500 peers, light and dark, and used by keys alone (SHOTS=dir for another place)
 	@command -v chromium >/dev/null || { echo "installing chromium"; \
 	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium; } >/dev/null; }
 	@go run ./test/screenshots '$(SHOTS)'

@@ -1,6 +1,7 @@
 // Command screenshots takes pictures of the status page in a headless Chromium:
-// 5 and 500 peers, light and dark, a narrow window, no peer, and no weftd. It
-// ends with status 1 if a page does not show what it was given.
+// 5 and 500 peers, light and dark, a narrow window, no peer, and no weftd; and
+// walks through it by keys alone. It ends with status 1 if a page does not show
+// what it was given, or does not do what a key asks for.
 package main
 
 import (
@@ -83,6 +84,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		if err := s.take(ctx, stdout, profile, filepath.Join(out, s.name+".png")); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", s.name, err))
 		}
+	}
+	if err := walk(ctx, profile, filepath.Join(out, "keys.png")); err != nil {
+		failed = append(failed, fmt.Errorf("by keys alone: %w", err))
 	}
 	return errors.Join(failed...)
 }

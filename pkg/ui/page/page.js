@@ -89,7 +89,7 @@ function showNode() {
     pairs(["State", n.state + ": " + STATES[n.state][1]], ["Reason", n.reason], ["Lease", n.id, "mono"], ["A peer for", since(n.since)]),
     ...n.paths.flatMap((x) => [el("h3", { class: "mono" }, x.subnet), pairs(
       ["Public", x.public, "mono"], ["Way", x.way + (x.dev ? ", " + x.dev : "")], ["VTEP", x.vtep, "mono"], ["MAC", x.mac, "mono"],
-      ["Round trip", ms(x.rtt)], ["Lost", percent(x.loss) + " of the newest probes"],
+      ["Round trip", x.state === "none" ? "" : ms(x.rtt)], ["Lost", x.state === "none" ? "" : percent(x.loss) + " of the newest probes"],
       ["Probes", x.state + (x.state !== "ok" && known(x.probeSince) ? " for " + since(x.probeSince) : "")])]));
 }
 
