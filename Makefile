@@ -54,7 +54,7 @@ image: ## bin/weft-image.tar, an OCI archive for amd64 and arm64, without a cont
 packages: ## bin/packages: .deb and .rpm for amd64 and arm64, with sizes and digests
 	@cd tools/packages && go run . --version '$(VERSION)' --arches '$(ARCHES)'
 
-packages-test: $(DEBIAN) ## two builds of the packages are the same bytes; the .deb is installed, upgraded under traffic and purged, with systemd
+packages-test: $(DEBIAN) ## two builds of the packages are the same bytes; they are installed, upgraded under traffic and removed, with systemd
 	@rm -rf bin/again bin/packages bin/packages-again bin/packages-before && git worktree prune && git worktree add -q --detach bin/again HEAD
 	@$(MAKE) packages; (cd bin/again/tools/packages && \
 	  go run . --version '$(VERSION)' --arches '$(ARCHES)' --out '$(CURDIR)/bin/packages-again' >/dev/null); bad=$$?; \
@@ -65,14 +65,16 @@ packages-test: $(DEBIAN) ## two builds of the packages are the same bytes; the .
 	@cd tools/packages && go run . --version v0.0.0 --arches '$(HOST_ARCH)' --out ../../bin/packages-before >/dev/null
 	@WEFT_DEBIAN='$(CURDIR)/$(DEBIAN)' WEFT_DEB_BEFORE="$$(ls -d $(CURDIR)/bin/packages-before/*.deb)" \
 	  WEFT_DEB="$$(ls -d $(CURDIR)/bin/packages/*_$(HOST_ARCH).deb)" \
-	  go test -count=1 -v -timeout $(TIMEOUT) -run '^TestDeb' ./test/e2e
+	  WEFT_RPM_BEFORE="$$(ls -d $(CURDIR)/bin/packages-before/*.rpm)" \
+	  WEFT_RPM="$$(ls -d $(CURDIR)/bin/packages/*.$$(uname -m).rpm)" \
+	  go test -count=1 -v -timeout $(TIMEOUT) -run '^Test(Deb|Rpm)' ./test/e2e
 
 # Kept packed, and each test unpacks it for itself.
 $(DEBIAN):
 	@command -v debootstrap >/dev/null || { echo "installing debootstrap"; \
 	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q debootstrap; } >/dev/null; }
 	@echo "making a Debian tree (once; some minutes)"; mkdir -p bin; rm -rf --one-file-system bin/debian
-	@debootstrap --variant=minbase --include=systemd,systemd-sysv,iproute2 bookworm bin/debian >bin/debian.log || { \
+	@debootstrap --variant=minbase --include=systemd,systemd-sysv,iproute2,rpm bookworm bin/debian >bin/debian.log || { \
 	  tail bin/debian.log; exit 1; }
 	@rm -rf bin/debian/var/cache/apt/archives/*.deb bin/debian/var/lib/apt/lists/*
 	@tar -C bin/debian -cf $@.new . && mv $@.new $@ && rm -rf --one-file-system bin/debian

@@ -21,7 +21,12 @@ import (
 // debs are two of our packages: one of before, and the newer one.
 func debs(t *testing.T) (before, now string) {
 	t.Helper()
-	before, now = os.Getenv("WEFT_DEB_BEFORE"), os.Getenv("WEFT_DEB")
+	return packages(t, "DEB")
+}
+
+func packages(t *testing.T, format string) (before, now string) {
+	t.Helper()
+	before, now = os.Getenv("WEFT_"+format+"_BEFORE"), os.Getenv("WEFT_"+format)
 	if before == "" || now == "" {
 		t.Skip("no packages: make packages-test builds them, and runs this")
 	}
@@ -122,6 +127,48 @@ func TestDebInATree(t *testing.T) {
 	i.run("dpkg", "-i", "/root/now.deb") // settings of before, found again
 	i.run("dpkg", "--purge", "weft")
 	i.purged(bare)
+}
+
+// TestRpmInATree does the same with rpm, which is no program of this tree's
+// distribution: dependencies are not looked at.
+func TestRpmInATree(t *testing.T) {
+	before, now := packages(t, "RPM")
+	i := image{t, unpack(t, t.TempDir())}
+	i.place(before, "root/before.rpm")
+	i.place(now, "root/now.rpm")
+	i.run("rpm", "--nodeps", "-i", "/root/before.rpm")
+	i.holds()
+	const settings = "WEFTD_ETCD_ENDPOINTS=http://192.0.2.1:2379\n"
+	i.put("etc/weft/weftd.env", settings)
+	for _, step := range []struct {
+		args []string
+		old  bool
+	}{
+		{[]string{"-U", "/root/now.rpm"}, false},
+		{[]string{"-U", "--oldpackage", "/root/before.rpm"}, true},
+	} {
+		i.run(append([]string{"rpm", "--nodeps"}, step.args...)...)
+		if v := i.run("weftd", "--version"); strings.HasPrefix(v, "v0.0.0 ") != step.old {
+			t.Errorf("after rpm %v weftd is %s", step.args, v)
+		}
+		kept, err := os.ReadFile(filepath.Join(i.tree, "etc/weft/weftd.env"))
+		if err != nil || string(kept) != settings {
+			t.Errorf("after rpm %v the settings are %q (%v)", step.args, kept, err)
+		}
+	}
+	i.run("sh", "-c", "rpm -e weft 2>/root/said") // that it saves the settings
+	kept, err := os.ReadFile(filepath.Join(i.tree, "etc/weft/weftd.env.rpmsave"))
+	if err != nil || string(kept) != settings {
+		t.Errorf("after rpm -e the settings are %q (%v)", kept, err)
+	}
+	have := i.owned()
+	for _, path := range []string{
+		"usr/bin/weftd", "opt/cni/bin/weft", "usr/lib/systemd/system/weftd.service", "usr/share/doc/weft/copyright",
+	} {
+		if have[path] != "" {
+			t.Errorf("rpm -e leaves %s", path)
+		}
+	}
 }
 
 // holds looks at what an installation has made.
