@@ -119,6 +119,17 @@ func steps() []step {
 		{"Enter", 13, `$("node").textContent.includes("192.0.2.4") && document.activeElement.ariaPressed == "true"`},
 		// The next answers change nothing of that.
 		{"Shift", 16, `refresh().then(() => document.activeElement.ariaPressed == "true")`},
+		// Nor does weftd's going away and coming again tell any event twice.
+		{"Shift", 16, `(async () => {
+			await running;
+			const was = ask, before = $("events").children.length;
+			ask = async () => { throw new Error("gone"); };
+			await refresh();
+			const gone = $("pill").textContent == "weftd doesn't answer" && !$("notices").hidden;
+			ask = was;
+			await refresh();
+			return gone && $("pill").textContent == "ready" && before == 7 && $("events").children.length == 7;
+		})()`},
 		{"Tab", 9, `document.activeElement.id == "filter"`},
 		{"10.42.7.", 0, `$("rows").children.length == 2 && $("count").textContent == "1 of 500" &&
 			document.querySelectorAll(".cell:not(.dim)").length == 1`},

@@ -162,18 +162,26 @@ async function ask(path) {
   return text;
 }
 
-async function refresh() {
+// refresh asks once; whoever wants it meanwhile waits for the same answers.
+let running = null;
+function refresh() {
+  running ??= renew().finally(() => { running = null; });
+  return running;
+}
+
+async function renew() {
   try {
     const [status, peers, events] = await Promise.all([ask("v1/status"), ask("v1/peers"), ask("v1/events?after=" + view.seq)]);
     view.status = JSON.parse(status);
     view.nodes = nodesOf(JSON.parse(peers) || []);
     const heard = events.split("\n").filter(Boolean).map((line) => JSON.parse(line));
-    if (heard.length && heard[0].seq <= view.seq) view.events = []; // another run of weftd
+    if (!view.seq || (heard.length && heard[0].seq <= view.seq)) view.events = []; // all, or another run of weftd
     view.events = [...view.events, ...heard].slice(-KEPT);
     if (heard.length) view.seq = heard.at(-1).seq;
     view.heard = Date.now();
     view.trouble = "";
   } catch (e) {
+    view.seq = 0; // it may be another run that answers next
     view.trouble = e instanceof TypeError ? "weftctl ui has ended: start it again" : e.message;
   }
   show();
