@@ -57,7 +57,12 @@ func (f Facts) example(ipv6 bool) (self, peer Member, ok bool) {
 	return self, peer, has && ok
 }
 
+// portBlocked looks at others' rules: what weft's own filter lets in depends on
+// what is inside a packet, and weftd keeps it.
 func portBlocked(f Facts) (out []Finding) {
+	rules := f.Tables.Firewall.Without(func(table string) bool {
+		return table == "weft" || strings.HasPrefix(table, "weft-")
+	})
 	for _, ipv6 := range f.families() {
 		l, there := f.ours(ipv6)
 		_, peer, ok := f.example(ipv6)
@@ -80,7 +85,7 @@ func portBlocked(f Facts) (out []Finding) {
 			{firewall.Prerouting, in, "from"}, {firewall.Input, in, "from"},
 			{firewall.Output, away, "to"}, {firewall.Postrouting, away, "to"},
 		} {
-			if res := f.Tables.Firewall.Walk(try.hook, try.packet); res.Dropped != "" {
+			if res := rules.Walk(try.hook, try.packet); res.Dropped != "" {
 				out = append(out, Finding{Evidence: fmt.Sprintf("UDP port %d %s %s is dropped in %s by %s", port, try.words,
 					peer.Public, try.hook, res.Dropped)})
 			}

@@ -431,6 +431,7 @@ func TestWatchGoesOn(t *testing.T) {
 				c.join("node-2", "10.9.2.0/24", "192.0.2.2")
 				next := watched(t, s)
 				next("the first", has("node-2"))
+				eventually(t, "the watch to begin", func() bool { return c.Streams() == 1 })
 				door.Shut()
 				eventually(t, "the watch to end", func() bool { return c.Streams() == 0 })
 				away(t, c, door.Reopen)

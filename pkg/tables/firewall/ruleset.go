@@ -131,6 +131,12 @@ func (c Chain) of(ipv6 bool) bool {
 	return c.Family == "inet" || (c.Family == "ip6") == ipv6
 }
 
+// Without leaves out the chains of the tables that f names.
+func (r Ruleset) Without(f func(table string) bool) Ruleset {
+	r.Chains = slices.DeleteFunc(slices.Clone(r.Chains), func(c Chain) bool { return f(c.Table) })
+	return r
+}
+
 // Has tells whether there is a table of that name.
 func (r Ruleset) Has(table string) bool {
 	return slices.ContainsFunc(r.Chains, func(c Chain) bool { return c.Table == table })
