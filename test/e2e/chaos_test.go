@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weftnet/weft/network"
@@ -241,16 +243,16 @@ func (x *chaos) dismiss(node int) (removed int) {
 		plan = network.PlanReply{}
 		return x.daemons[node].ask("/v1/plan", &plan)
 	})
-	if len(plan.Conflicts) == 0 {
-		return 0
-	}
 	routes, err := m.clusterRoutes()
 	if err != nil {
 		x.t.Fatal(err)
 	}
 	for _, r := range routes {
 		told := func(conflict string) bool { return strings.Contains(conflict, r.Dst.String()) }
-		if r.Protocol != weftProtocol && slices.ContainsFunc(plan.Conflicts, told) {
+		// One in front of ours is not even told: ours stands.
+		before := func(o netlink.Route) bool { return o.Protocol == weftProtocol && o.Dst.String() == r.Dst.String() }
+		hidden := len(x.away[node]) > 0 && slices.ContainsFunc(routes, before)
+		if r.Protocol != weftProtocol && (hidden || slices.ContainsFunc(plan.Conflicts, told)) {
 			x.note(m.RouteDel(&r))
 			removed++
 		}

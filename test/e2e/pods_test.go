@@ -203,7 +203,8 @@ func TestPodAttachments(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if left, err := filepath.Glob(filepath.Join(c.Nodes[1].Attachments(), "*")); err != nil || len(left) > 0 {
+	// What begins with a dot is no record: the plugin's counters.
+	if left, err := filepath.Glob(filepath.Join(c.Nodes[1].Attachments(), "[^.]*")); err != nil || len(left) > 0 {
 		t.Errorf("records left: %v %v", left, err)
 	}
 }
