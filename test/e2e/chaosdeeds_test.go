@@ -170,6 +170,10 @@ func (x *chaos) toStore(s step) func() {
 	case "lease deleted", "lease revoked":
 		return x.takeLease(s, node)
 	case "hostile leases":
+		if !x.leased(quietFrom) {
+			x.note(errors.New("the quiet node has no lease now: whoever takes its subnet is its heir, not hostile"))
+			return nil
+		}
 		return x.putAll(x.hostile(s.number))
 	case "peers come":
 		return x.putAll(x.peers(1 + int(s.number%20)))
@@ -224,6 +228,14 @@ func (x *chaos) takeLease(s step, node int) func() {
 		}
 	}
 	return nil
+}
+
+// leased tells whether a node's lease stands in the store: it may sleep while
+// somebody deletes all.
+func (x *chaos) leased(node int) bool {
+	subnet := netip.PrefixFrom(x.pods[node].Addrs[0], 24).Masked()
+	key := subnetsPrefix + strings.Replace(subnet.String(), "/", "-", 1)
+	return x.order("get", "--prefix", "--keys-only", key) != ""
 }
 
 // putAll writes keys, and gives what deletes them.
