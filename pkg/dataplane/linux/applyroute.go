@@ -101,6 +101,7 @@ func (a *application) settle(e *entry, err error) error {
 		e.route.flags = unix.NLM_F_REPLACE
 		return a.insist(e.route, a.k.one(func(enc *encoder) { enc.putRoute(e.route) }))
 	}
+	a.k.memory.occupied(e.route.key)
 	return fmt.Errorf("%w: %s", dataplane.ErrOccupied,
 		dataplane.Op{Verb: dataplane.Create, Kind: dataplane.KindRoute, Key: e.route.key, New: foreign})
 }

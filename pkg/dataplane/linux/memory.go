@@ -55,8 +55,9 @@ type memory struct {
 
 // watched is what is known of the key of a route that concerns us.
 type watched struct {
-	ours bool   // a route of ours has stood there, and we did not delete it
-	link string // that it led through
+	ours  bool   // a route of ours has stood there, and we did not delete it
+	link  string // that it led through
+	taken bool   // somebody else's stood there when we wanted to make ours
 }
 
 // port is how the kernel names the writer in a notification. Each netlink
@@ -214,6 +215,16 @@ func (m *memory) watch(key dataplane.RouteKey) {
 	}
 }
 
+// occupied notes that somebody else's route keeps ours from a key: when that one
+// goes, ours is due, whatever was planned in between.
+func (m *memory) occupied(key dataplane.RouteKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.routes[key]
+	w.taken = true
+	m.routes[key] = w
+}
+
 // stoodOn tells whether a route of ours was the last that we know of a key.
 func (m *memory) stoodOn(key dataplane.RouteKey) bool {
 	m.mu.Lock()
@@ -228,7 +239,7 @@ func (m *memory) planned(p dataplane.Plan) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.full {
-		maps.DeleteFunc(m.routes, func(_ dataplane.RouteKey, w watched) bool { return !w.ours })
+		maps.DeleteFunc(m.routes, func(_ dataplane.RouteKey, w watched) bool { return !w.ours && !w.taken })
 		m.chains = m.stood
 	}
 	m.full = false
