@@ -20,7 +20,7 @@ STEPS ?= 1000000
 MINUTES ?= 5
 SHOTS ?= bin/screenshots
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
-  -run '^Test(Disturbances|EngineDisturbances|Fight|RestartUnderTraffic|EndsPromptly|StoreFaults)$$' ./test/e2e
+  -run '^Test(Disturbances|EngineDisturbances|Fight|RestartUnderTraffic|EndsPromptly|UnderlayIsFollowed|StoreFaults)$$' ./test/e2e
 LINT := bin/golangci-lint
 IMAGE ?= weftnet/weft:edge
 ARCHES ?= amd64,arm64
