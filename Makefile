@@ -22,6 +22,8 @@ SHOTS ?= bin/screenshots
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
   -run '^Test(Disturbances|EngineDisturbances|Fight|RestartUnderTraffic|EndsPromptly|UnderlayIsFollowed|StoreFaults)$$' ./test/e2e
 LINT := bin/golangci-lint
+# Packages whose TestReference holds a part of a page.
+REFERENCES := ./cmd/weftd ./cmd/weftctl ./subnet ./subnet/kube ./backend/vxlan ./pkg/metrics
 IMAGE ?= weftnet/weft:edge
 ARCHES ?= amd64,arm64
 HOST_ARCH = $(shell go env GOARCH)
@@ -39,7 +41,7 @@ E2E_TOOLS := busybox nftables conntrack util-linux iproute2 curl wget netcat-ope
 E2E_FLAGS ?=
 DEBIAN := bin/debian.tar
 
-.PHONY: help build image packages packages-test e2e-kube e2e-kube-build test test-kube test-tools verify race fuzz e2e soak chaos demo screenshots bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
+.PHONY: help reference build image packages packages-test e2e-kube e2e-kube-build test test-kube test-tools verify race fuzz e2e soak chaos demo screenshots bench bench-compare bench-netlink bench-go stats clean needs fmt-check tidy-check
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,7 +100,7 @@ test-tools: ## only the tests of what builds the image
 
 # Two packages of test/cluster only link Kubernetes' own programs and tests: to
 # analyse all of that takes minutes and gigabytes.
-verify: fmt-check tidy-check $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy, import and size rules
+verify: fmt-check tidy-check $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy, import and size rules, the generated parts of pages
 	@echo "go vet"; go vet ./...
 	@echo "golangci-lint"; $(LINT) run ./...
 	@echo "golangci-lint, with go vet, in test/kube"; cd test/kube && ../../$(LINT) run ./...
@@ -107,6 +109,10 @@ verify: fmt-check tidy-check $(LINT) ## gofmt, go vet, golangci-lint, go mod tid
 	@echo "golangci-lint, with go vet, in tools"; cd tools && ../$(LINT) run ./...
 	@echo "golangci-lint, with go vet, in tools/packages"; cd tools/packages && ../../$(LINT) run ./...
 	@echo "import and size rules"; go test -count=1 ./test/arch/...
+	@echo "pages beside the code"; go test -count=1 -run '^TestReference$$' $(REFERENCES)
+
+reference: ## write what pages hold of the code's own tables: flags, keys, annotations, metrics
+	@WEFT_WRITE_REFERENCE=1 go test -count=1 -run '^TestReference$$' $(REFERENCES)
 
 race: needs ## all tests under the race detector (needs a C compiler, installs gcc where it is missing)
 	@command -v $${CC:-cc} >/dev/null || { echo "installing gcc: the race detector needs a C compiler"; \

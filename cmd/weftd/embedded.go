@@ -27,9 +27,9 @@ func (s *settings) embeddedFlags(fs *flag.FlagSet) {
 		"let it serve other machines without TLS: whoever reaches the port can rewrite the overlay")
 	fs.StringVar(&s.server.Peers, "embedded-etcd-peers", "",
 		"`NAME=URL,…` of all members, the same on each: it is one of several, such as three, of which one may be lost")
-	fs.StringVar(&s.server.Name, "embedded-etcd-name", "", "which of these `names` is this one's")
+	fs.StringVar(&s.server.Name, "embedded-etcd-name", "", "`name` of this member in it (default: weft)")
 	fs.Var(&s.network, "network", "with --embedded-etcd: IPv4 `CIDR` of a configuration to create if there is none")
-	fs.Var(&s.network6, "ipv6-network", "the same for IPv6; both give dual stack")
+	fs.Var(&s.network6, "ipv6-network", "the same for IPv6, an IPv6 `CIDR`; both give dual stack")
 }
 
 func startEmbedded(ctx context.Context, s settings, log logrus.FieldLogger) (*embedded.Server, error) {

@@ -23,17 +23,30 @@ func (s *settings) kubeFlags(fs *flag.FlagSet) {
 		"keep our Node's condition NetworkUnavailable true to whether pods can be served")
 }
 
-// nodeFrom takes from the environment which Node is ours, by the names that
-// flannel's manifest has.
+// variable is one of the environment that no flag stands for.
+type variable struct {
+	name, meaning string
+	to            *string
+}
+
+// nodeVariables tell which Node is ours, by the names that flannel's manifest
+// has.
+func (s *settings) nodeVariables() []variable {
+	return []variable{
+		{"NODE_NAME", "name of our Node", &s.kubeOptions.Node},
+		{"POD_NAME", "without it: name of weftd's own pod, which tells the Node", &s.kubeOptions.PodName},
+		{"POD_NAMESPACE", "namespace of that pod", &s.kubeOptions.PodSpace},
+	}
+}
+
+// nodeFrom takes them from the environment.
 func (s *settings) nodeFrom(environ []string) {
 	for _, e := range environ {
-		switch name, value, _ := strings.Cut(e, "="); name {
-		case "NODE_NAME":
-			s.kubeOptions.Node = value
-		case "POD_NAME":
-			s.kubeOptions.PodName = value
-		case "POD_NAMESPACE":
-			s.kubeOptions.PodSpace = value
+		name, value, _ := strings.Cut(e, "=")
+		for _, v := range s.nodeVariables() {
+			if v.name == name {
+				*v.to = value
+			}
 		}
 	}
 }
