@@ -35,10 +35,11 @@ type shot struct {
 // TestStrangersAreKeptOut sends real packets, with forged addresses, to a pod.
 func TestStrangersAreKeptOut(t *testing.T) {
 	c := newCluster(t, 3, underlay4, underlay6)
-	c.daemon(0, c.storeArgs("--network=10.42.0.0/16", "--ipv6-network=fd00:42::/48")...).start()
+	first := c.daemon(0, c.storeArgs("--network=10.42.0.0/16", "--ipv6-network=fd00:42::/48")...).start()
 	victim, third := c.daemon(1).start(), c.daemon(2).start()
-	victim.awaitReady(2)
-	third.awaitReady(2)
+	for _, d := range []*daemon{first, victim, third} {
+		d.awaitReady(2)
+	}
 	pods := []*topology.Pod{c.pod(c.Nodes[0], "a"), c.pod(c.Nodes[1], "a"), c.pod(c.Nodes[2], "a")}
 	usual := victim.args
 	for _, test := range []struct {

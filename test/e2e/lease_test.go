@@ -97,8 +97,9 @@ func TestStoreAway(t *testing.T) {
 	c := newCluster(t, 3, underlay4)
 	store := c.daemon(0, c.storeArgs("--network=10.42.0.0/16")...).start()
 	d1, d2 := c.daemon(1).start(), c.daemon(2).start()
-	d1.awaitReady(2)
-	d2.awaitReady(2)
+	for _, d := range []*daemon{store, d1, d2} {
+		d.awaitReady(2)
+	}
 	pods := c.pods()
 	eventually(t, 15*time.Second, func() error {
 		return savedLeases(filepath.Join(d1.node.Dir, "state", "snapshot.json"), 3)

@@ -137,9 +137,17 @@ func (e *encoder) deleteNeighbour(index int, ip netip.Addr) {
 }
 
 func (e *encoder) putForward(index int, m mac.Addr, vtep netip.Addr) {
+	e.putForwardBy(index, m, vtep, 0)
+}
+
+// putForwardBy says the interface to send by as well, unless it is 0.
+func (e *encoder) putForwardBy(index int, m mac.Addr, vtep netip.Addr, via int) {
 	e.beginNeighbour(unix.RTM_NEWNEIGH, createOrReplace, unix.AF_BRIDGE, index, netlink.NUD_PERMANENT)
 	e.attr(netlink.NDA_LLADDR, m[:])
 	e.addrAttr(netlink.NDA_DST, vtep)
+	if via != 0 {
+		e.uint32Attr(netlink.NDA_IFINDEX, uint32(via))
+	}
 	e.end()
 }
 

@@ -128,14 +128,17 @@ func (k *Kernel) changeLink(name string, want dataplane.Link) error {
 	if err != nil {
 		return err
 	}
-	for _, data := range changes(have, want, parent) {
-		data = append([]nl.NetlinkRequestData{linkHeader(have.index)}, data...)
-		if err := k.write(unix.RTM_NEWLINK, 0, data...); err != nil {
-			return err
+	err = k.changeSource(have, want, parent, func() error {
+		for _, data := range changes(have, want, parent) {
+			data = append([]nl.NetlinkRequestData{linkHeader(have.index)}, data...)
+			if err := k.write(unix.RTM_NEWLINK, 0, data...); err != nil {
+				return err
+			}
 		}
-	}
-	if have.up == want.Up {
 		return nil
+	})
+	if err != nil || have.up == want.Up {
+		return err
 	}
 	err = k.write(unix.RTM_NEWLINK, 0, linkUp(have.index, want.Up))
 	if errors.Is(err, unix.EADDRINUSE) {
