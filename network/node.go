@@ -78,9 +78,9 @@ type Node struct {
 	view   view
 	admit  subnet.Admitter
 	pieces pieces
-	tasks  tasks           // that programs are to do
-	seen   map[string]bool // what was logged once already
-	told   engine          // likewise
+	tasks  tasks // that programs are to do
+	said   said
+	told   engine // what was logged of it already
 
 	toldTunnel toldTunnel
 
@@ -128,7 +128,6 @@ func New(opts Options) *Node {
 	n := &Node{
 		opts:  opts,
 		files: files{dir: opts.StateDir},
-		seen:  map[string]bool{},
 		poke:  make(chan struct{}, 1),
 		asks:  make(chan func()),
 
@@ -365,14 +364,6 @@ func (n *Node) waitFor(what string, err error) {
 	n.once(what+err.Error(), func(log logrus.FieldLogger) {
 		log.WithError(err).WithField("for", what).Warn("waiting")
 	})
-}
-
-// once logs something the first time that it is so.
-func (n *Node) once(key string, f func(logrus.FieldLogger)) {
-	if !n.seen[key] {
-		n.seen[key] = true
-		f(n.opts.Log)
-	}
 }
 
 // storeWait is told by the lease keeper why there is no lease yet.

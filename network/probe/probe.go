@@ -14,6 +14,7 @@ import (
 	"context"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -94,6 +95,7 @@ type path struct {
 	misses  uint8  // small probes in a row
 	bigMiss uint8  // full-sized ones in a row
 	under   answer // of the underlay
+	suspect bool   // it is among the suspects, if only until Next
 }
 
 type answer uint8
@@ -127,11 +129,13 @@ type Counts struct {
 
 // Prober decides. Not safe for concurrent use. Make it with New.
 type Prober struct {
-	batch    int
+	interval time.Duration
+	credit   time.Duration // what may be spent, an interval a probe; below zero after a visit that took more
+	last     time.Time     // of Next
 	paths    []*path
 	at       int // where the sweep is
 	began    time.Time
-	suspects []*path
+	suspects []*path // those that were looked at last are at the end
 	flying   map[uint32]flight
 	order    []uint32 // of flying, oldest first; some may have landed
 	seq      uint32
@@ -139,13 +143,10 @@ type Prober struct {
 }
 
 // New makes a Prober that sends no more than one probe each interval, on
-// average.
+// average; the least interval is a millisecond.
 func New(interval time.Duration) *Prober {
-	return &Prober{batch: max(1, int(tick/max(interval, time.Millisecond))), flying: map[uint32]flight{}}
+	return &Prober{interval: max(interval, time.Millisecond), flying: map[uint32]flight{}}
 }
-
-// Tick is how often Next wants to be called while there is something to do.
-func Tick(interval time.Duration) time.Duration { return max(tick, interval) }
 
 // SetTargets says which paths there are. What is known of those that stay is
 // kept.
@@ -186,35 +187,66 @@ func (p *Prober) Next(now time.Time) (send []Probe, changed []Change, wait time.
 	if p.began.IsZero() {
 		p.began = now
 	}
-	left := p.batch
-	for i := 0; i < len(p.suspects) && left > 0; i++ {
-		s := p.suspects[i]
-		if now.Before(s.due) {
-			continue
-		}
-		s.due = now.Add(downtime)
-		if s.misses < lostTo {
-			s.due = now.Add(again)
-		}
-		send = append(send, p.probe(s, small, now), p.probe(s, underlay, now))
-		left -= 2
+	left := p.allowance(now)
+	send = p.look(now, (left+1)/2)
+	send = append(send, p.sweep(now, left-len(send))...)
+	send = append(send, p.look(now, left-len(send))...)
+	p.credit -= time.Duration(len(send)) * p.interval
+	return send, changed, p.pause(now)
+}
+
+// allowance is how many probes may be sent now.
+func (p *Prober) allowance(now time.Time) int {
+	most := max(tick, p.interval)
+	if p.credit = min(p.credit+now.Sub(p.last), most); p.last.IsZero() {
+		p.credit = most
 	}
-	for n := 0; n < len(p.paths) && left > 0; n++ {
+	p.last = now
+	return max(0, int(p.credit/p.interval))
+}
+
+// look has a closer look at suspects until so many probes are spent: first at those
+// of which it is not known yet whether they are down.
+func (p *Prober) look(now time.Time, spend int) (send []Probe) {
+	p.suspects = slices.DeleteFunc(p.suspects, func(one *path) bool {
+		one.suspect = !one.due.IsZero()
+		return !one.suspect
+	})
+	for _, down := range []bool{false, true} {
+		kept, seen := p.suspects[:0], []*path(nil)
+		for _, one := range p.suspects {
+			if len(send) >= spend || now.Before(one.due) || down != (one.misses >= lostTo) {
+				kept = append(kept, one)
+				continue
+			}
+			one.due = now.Add(again)
+			if down {
+				one.due = now.Add(downtime)
+			}
+			send = append(send, p.probe(one, small, now), p.probe(one, underlay, now))
+			seen = append(seen, one)
+		}
+		p.suspects = append(kept, seen...)
+	}
+	return send
+}
+
+// sweep visits the next paths, but for suspects, until so many probes are spent.
+func (p *Prober) sweep(now time.Time, spend int) (send []Probe) {
+	for n := 0; n < len(p.paths) && len(send) < spend; n++ {
 		if p.at >= len(p.paths) {
 			p.at, p.counts.Sweep, p.began = 0, now.Sub(p.began), now
 		}
 		one := p.paths[p.at]
-		if now.Sub(one.visited) < revisit {
-			break
+		if one.due.IsZero() {
+			if now.Sub(one.visited) < revisit {
+				break
+			}
+			send = append(send, p.visit(one, now)...)
 		}
 		p.at++
-		if !one.due.IsZero() {
-			continue // it has a closer look
-		}
-		send = append(send, p.visit(one, now)...)
-		left = p.batch - len(send)
 	}
-	return send, changed, p.pause(now)
+	return send
 }
 
 // pause is until when there is nothing to do: a tick while answers are waited for
@@ -291,10 +323,7 @@ func (p *Prober) Heard(seq uint32, now time.Time) (took time.Duration, changed [
 		}
 		one.note(false)
 		one.misses, one.rtt = 0, took
-		if !one.due.IsZero() {
-			one.due = time.Time{}
-			p.forget(one)
-		}
+		one.due = time.Time{}
 	case big:
 		one.bigMiss = 0
 	case underlay:
@@ -313,6 +342,9 @@ func (p *Prober) lost(f flight, now time.Time) []Change {
 		one.misses = min(one.misses+1, lostTo)
 		if one.due.IsZero() {
 			one.due = now
+		}
+		if !one.suspect {
+			one.suspect = true
 			p.suspects = append(p.suspects, one)
 		}
 	case big:
@@ -328,15 +360,6 @@ func (p *Prober) lost(f flight, now time.Time) []Change {
 		}
 	}
 	return one.judge(now)
-}
-
-func (p *Prober) forget(one *path) {
-	for i, s := range p.suspects {
-		if s == one {
-			p.suspects = append(p.suspects[:i], p.suspects[i+1:]...)
-			return
-		}
-	}
 }
 
 func (one *path) note(lost bool) {

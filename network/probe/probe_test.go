@@ -40,7 +40,7 @@ func target(i int) Target {
 
 // run lets time pass; who is not deaf answers after a millisecond.
 func (w *world) run(d time.Duration) {
-	for end := w.now.Add(d); w.now.Before(end); w.now = w.now.Add(Tick(0)) {
+	for end := w.now.Add(d); w.now.Before(end); w.now = w.now.Add(tick) {
 		send, changed, _ := w.p.Next(w.now)
 		w.take(changed)
 		w.sent += len(send)
@@ -67,7 +67,7 @@ func (w *world) until(path int, want State, limit time.Duration) time.Duration {
 		if w.now.Sub(began) > limit {
 			w.t.Fatalf("path %d is not %s after %s: %+v", path, want, limit, w.status(path))
 		}
-		w.run(Tick(0))
+		w.run(tick)
 	}
 	return w.now.Sub(began)
 }
@@ -91,6 +91,11 @@ func TestTheRateDoesNotGrowWithThePeers(t *testing.T) {
 		if len(w.changes) > paths {
 			t.Errorf("%d paths: %d changes", paths, len(w.changes))
 		}
+	}
+	slow := newWorld(t, 100, 2*time.Second)
+	slow.run(10 * time.Minute)
+	if rate := float64(slow.sent) / 600; rate < 0.4 || rate > 0.6 {
+		t.Errorf("every 2s: %.2f probes a second", rate)
 	}
 	few := newWorld(t, 3, 100*time.Millisecond)
 	few.run(10 * time.Minute)
@@ -180,7 +185,7 @@ func TestOneLostProbeIsNoOutage(t *testing.T) {
 	w.changes = nil
 	w.deaf[target(1).Overlay] = true
 	for w.sent = 0; w.sent == 0; {
-		w.run(Tick(0))
+		w.run(tick)
 	}
 	clear(w.deaf)
 	w.run(3 * time.Minute)
@@ -207,6 +212,33 @@ func TestMostPeersAreLost(t *testing.T) {
 			t.Fatalf("%s is %s", s.ID, s.State)
 		}
 	}
+}
+
+// A path that is down takes nothing from the others: they are probed as often as before.
+func TestTheSweepGoesOnPastALostPath(t *testing.T) {
+	w := newWorld(t, 20, 100*time.Millisecond)
+	w.run(time.Minute)
+	w.deaf[target(5).Overlay] = true
+	w.until(5, OverlayDown, time.Minute)
+	w.run(time.Minute)
+	w.deaf[target(11).Overlay] = true
+	w.until(11, OverlayDown, 20*time.Second)
+}
+
+// Of 300 that are down for good, none is forgotten, and the others are not, either.
+func TestManyAreDownForGood(t *testing.T) {
+	w := newWorld(t, 600, 100*time.Millisecond)
+	w.run(5 * time.Minute)
+	for i := range 300 {
+		w.deaf[target(i).Overlay] = true
+	}
+	w.run(10 * time.Minute)
+	for _, i := range []int{0, 150, 299} {
+		delete(w.deaf, target(i).Overlay)
+		w.until(i, Lossy, 3*time.Minute)
+	}
+	w.deaf[target(450).Overlay] = true
+	w.until(450, OverlayDown, 3*time.Minute)
 }
 
 func TestTargetsChange(t *testing.T) {
