@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"sync"
 	"testing"
 	"time"
@@ -125,10 +126,10 @@ func TestAQuietPeerCostsLittle(t *testing.T) {
 
 func TestProbesThatCantBeSentHarmNobody(t *testing.T) {
 	probed(t, func(b *bench, a *air) {
-		works := false
+		var works atomic.Bool
 		b.tune = func(o *Options) {
 			o.ProbeInterval, o.Pings = 100*time.Millisecond, func() (probe.Pinger, error) {
-				if !works {
+				if !works.Load() {
 					return nil, errors.New("no socket for pings")
 				}
 				return a, nil
@@ -143,7 +144,7 @@ func TestProbesThatCantBeSentHarmNobody(t *testing.T) {
 		if s := b.node.Status(); !strings.Contains(s.Probes, "no socket") {
 			t.Errorf("status: %q", s.Probes)
 		}
-		works = true
+		works.Store(true)
 		b.settle(5 * time.Minute)
 		b.pathIs(probe.OK)
 		if s := b.node.Status(); s.Probes != "" {
