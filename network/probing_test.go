@@ -5,8 +5,8 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,16 +15,16 @@ import (
 
 // air is where probes fly: who is not deaf answers after a millisecond.
 type air struct {
+	sent  atomic.Int64
 	mu    sync.Mutex
 	deaf  map[netip.Addr]bool
-	sent  int
 	heard func(seq uint32, at time.Time)
 }
 
 func (a *air) Send(to netip.Addr, seq uint32, _ int) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.sent++
+	a.sent.Add(1)
 	if a.deaf[to] || a.heard == nil {
 		return errors.New("nobody is there")
 	}
@@ -73,8 +73,8 @@ func TestPathsAreProbed(t *testing.T) {
 		b.start()
 		defer b.stop()
 		b.settle(time.Hour)
-		if a.sent != 0 {
-			t.Errorf("%d probes without a peer", a.sent)
+		if a.sent.Load() != 0 {
+			t.Errorf("%d probes without a peer", a.sent.Load())
 		}
 		b.peer(2, peerMAC)
 		b.settle(time.Minute)
@@ -102,10 +102,10 @@ func TestPathsAreProbed(t *testing.T) {
 		}
 		b.server.Delete("10.42.2.0-24")
 		b.settle(10 * time.Second)
-		a.sent = 0
+		a.sent.Store(0)
 		b.settle(time.Hour)
-		if a.sent != 0 {
-			t.Errorf("%d probes of a peer that left", a.sent)
+		if sent := a.sent.Load(); sent != 0 {
+			t.Errorf("%d probes of a peer that left", sent)
 		}
 	})
 }
@@ -116,9 +116,9 @@ func TestAQuietPeerCostsLittle(t *testing.T) {
 		b.start()
 		defer b.stop()
 		b.settle(time.Minute)
-		a.sent = 0
+		a.sent.Store(0)
 		b.settle(time.Hour)
-		if perSecond := float64(a.sent) / 3600; perSecond > 0.3 {
+		if perSecond := float64(a.sent.Load()) / 3600; perSecond > 0.3 {
 			t.Errorf("%.2f probes a second for one peer", perSecond)
 		}
 	})

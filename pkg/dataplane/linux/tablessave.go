@@ -99,9 +99,10 @@ func savedChain(family, table, name, policy string) firewall.Chain {
 
 // saved is one rule on its way from words.
 type saved struct {
-	rule ruleReader // only its conditions and acts are used
-	ipv6 bool
-	not  bool
+	rule  ruleReader // only its conditions and acts are used
+	ipv6  bool
+	not   bool
+	match string // that was named last, whose the options are
 }
 
 func savedRule(family string, words []string) firewall.Rule {
@@ -141,7 +142,7 @@ func (r *saved) option(words []string) []string {
 func (r *saved) test(name, value string) bool {
 	switch name {
 	case "-m":
-		if value == "statistic" {
+		if r.match = value; value == "statistic" {
 			r.rule.out.Conds = append(r.rule.out.Conds, firewall.Cond{Chance: true})
 		}
 	case "--mode", "--probability", "--every", "--packet": // of statistic
@@ -170,8 +171,8 @@ func (r *saved) header(name, value string) bool {
 		return r.ports(firewall.SrcPort, value)
 	case "--dport", "--dports", "--destination-ports":
 		return r.ports(firewall.DstPort, value)
-	case "--mark":
-		return r.mark(value)
+	case "--mark": // of connmark as well, which is another mark
+		return r.match == "mark" && r.mark(value)
 	case "--ctstate", "--state":
 		return r.states(value)
 	case "--src-type", "--dst-type":
@@ -249,7 +250,9 @@ func markOf(value string) (mark, mask uint32, ok bool) {
 
 func (r *saved) mark(value string) bool {
 	mark, mask, ok := markOf(value)
-	r.rule.test(firewall.FWMark, word32(mask), r.not, firewall.Range{From: word32(mark), To: word32(mark)})
+	if ok {
+		r.rule.test(firewall.FWMark, word32(mask), r.not, firewall.Range{From: word32(mark), To: word32(mark)})
+	}
 	return ok
 }
 
@@ -274,7 +277,9 @@ func (r *saved) addrType(name, value string) bool {
 	if name == "--dst-type" {
 		f = firewall.DstType
 	}
-	r.rule.test(f, nil, r.not, firewall.Range{From: word32(number), To: word32(number)})
+	if known {
+		r.rule.test(f, nil, r.not, firewall.Range{From: word32(number), To: word32(number)})
+	}
 	return known
 }
 

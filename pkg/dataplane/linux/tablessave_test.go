@@ -23,6 +23,7 @@ COMMIT
 -A FORWARD -i cni+ -o eth0 -p tcp -m multiport --dports 80,8000:8010 -m conntrack --ctstate NEW,RELATED -j ACCEPT
 -A FORWARD -m addrtype --dst-type LOCAL -j REJECT --reject-with icmp-port-unreachable
 -A FORWARD -m recent --name x --rsource -j DROP
+-A FORWARD -m addrtype --dst-type MULTICAST -m connmark --mark 0x1/0x1 -j DROP
 -A FORWARD -g ELSEWHERE
 COMMIT
 `
@@ -39,6 +40,7 @@ ip legacy filter FORWARD forward 0 true
   iifname cni* oifname eth0 l4proto tcp dport 80,8000-8010 ct state != 0x0/0xc accept
   daddr type local reject
   <--name> <--rsource> drop
+  <--dst-type> <--mark> drop
   goto ELSEWHERE
 `
 	var have strings.Builder
