@@ -55,10 +55,11 @@ func (p Policy) takes(q Ask) bool {
 	return yes != p.Not
 }
 
-// best is the route of a table for an address.
+// best is the route of a table for an address; one of the type throw sends the packet on
+// to the next table (ip-route(8)).
 func (s Space) best(table int, dst netip.Addr) (best Route, ok bool) {
 	for _, r := range s.Routes {
-		if r.Table != table || !r.Prefix.Contains(dst) || r.Type == "throw" {
+		if r.Table != table || !r.Prefix.Contains(dst) {
 			continue
 		}
 		if !ok || r.Prefix.Bits() > best.Prefix.Bits() ||
@@ -66,7 +67,7 @@ func (s Space) best(table int, dst netip.Addr) (best Route, ok bool) {
 			best, ok = r, true
 		}
 	}
-	return best, ok
+	return best, ok && best.Type != "throw"
 }
 
 // Source is the address that the kernel would send from by this route.

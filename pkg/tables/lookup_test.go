@@ -14,6 +14,8 @@ func TestLookup(t *testing.T) {
 	}
 	black := route(254, "10.9.0.0/16", 0, 0)
 	black.Type = "blackhole"
+	throw := route(100, "203.0.113.0/25", 0, 0) // beside a default route in the same table
+	throw.Type = "throw"
 	s := tables.Space{
 		Policies: []tables.Policy{
 			{Priority: 0, Table: 255},
@@ -29,7 +31,7 @@ func TestLookup(t *testing.T) {
 		Routes: []tables.Route{
 			route(254, "0.0.0.0/0", 100, 1), route(254, "0.0.0.0/0", 50, 2), route(254, "10.42.0.0/16", 0, 3),
 			route(254, "10.42.2.0/24", 0, 4), route(100, "0.0.0.0/0", 0, 5), route(101, "10.0.0.0/8", 0, 6), black,
-			route(254, "fd00:42::/48", 1024, 7),
+			route(254, "fd00:42::/48", 1024, 7), throw,
 		},
 	}
 	for name, c := range map[string]struct {
@@ -41,6 +43,7 @@ func TestLookup(t *testing.T) {
 		"a shorter one":                 {tables.Ask{Dst: netip.MustParseAddr("10.42.3.5")}, 3, "unicast"},
 		"lowest metric":                 {tables.Ask{Dst: netip.MustParseAddr("1.1.1.1")}, 2, "unicast"},
 		"by interface":                  {tables.Ask{Dst: netip.MustParseAddr("1.1.1.1"), In: "eth1"}, 5, "unicast"},
+		"sent on to the next table":     {tables.Ask{Dst: netip.MustParseAddr("203.0.113.1"), In: "eth1"}, 2, "unicast"},
 		"by mark":                       {tables.Ask{Dst: netip.MustParseAddr("10.42.2.5"), Mark: 0x11}, 6, "unicast"},
 		"by mark, nothing in its table": {tables.Ask{Dst: netip.MustParseAddr("1.1.1.1"), Mark: 0x11}, 2, "unicast"},
 		"a policy that refuses":         {tables.Ask{Dst: netip.MustParseAddr("198.51.100.7")}, 0, "prohibit"},

@@ -125,8 +125,6 @@ func (o Options) answers(ctx context.Context, f probe.Flow) bool {
 
 // claimed asks for the addresses that the tunnels send from.
 func (o Options) claimed(ctx context.Context, f doctor.Facts) map[netip.Addr]mac.Addr {
-	ctx, cancel := context.WithTimeout(ctx, o.Wait/4)
-	defer cancel()
 	out := map[netip.Addr]mac.Addr{}
 	for _, l := range f.Tables.Links {
 		if l.VXLAN == nil || !l.VXLAN.Local.Is4() {
@@ -136,7 +134,9 @@ func (o Options) claimed(ctx context.Context, f doctor.Facts) map[netip.Addr]mac
 		if !ok || !parent.Up {
 			continue
 		}
-		if who, err := probe.Claimed(ctx, parent.Name, l.VXLAN.Local); err == nil && !who.IsZero() {
+		once, cancel := context.WithTimeout(ctx, o.Wait/4)
+		who, err := probe.Claimed(once, parent.Name, l.VXLAN.Local)
+		if cancel(); err == nil && !who.IsZero() {
 			out[l.VXLAN.Local] = who
 		}
 	}
