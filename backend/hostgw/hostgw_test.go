@@ -2,11 +2,8 @@ package hostgw_test
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,10 +13,9 @@ import (
 	"github.com/weftnet/weft/backend/backendtest"
 	"github.com/weftnet/weft/backend/hostgw"
 	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/golden"
 	"github.com/weftnet/weft/subnet"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 const (
 	net4 = "10.42.0.0/16"
@@ -117,19 +113,7 @@ func TestEntries(t *testing.T) {
 	}
 	text := func(s dataplane.State) string { return dataplane.Diff(s, dataplane.Observed{}).String() }
 	have := fmt.Sprintf("MTU of pods %d\nbase\n%speer\n%s", hostgw.New().MTU(h), text(base), text(peer))
-	file := filepath.Join("testdata", "dual-stack.golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(have), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v (go test -update writes it)", err)
-	}
-	if d := cmp.Diff(string(want), have); d != "" {
-		t.Errorf("%s differs (-want +have):\n%s", file, d)
-	}
+	golden.Check(t, "dual stack", have)
 }
 
 // A peer that can't be reached is told why, and what to do.

@@ -3,11 +3,8 @@ package vxlan_test
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -18,11 +15,10 @@ import (
 	"github.com/weftnet/weft/backend/backendtest"
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/golden"
 	"github.com/weftnet/weft/pkg/mac"
 	"github.com/weftnet/weft/subnet"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 const (
 	net4  = "10.42.0.0/16"
@@ -193,29 +189,12 @@ func TestEntries(t *testing.T) {
 			}
 			text := fmt.Sprintf("options %s\nMTU of pods %d\nbase\n%speer\n%s", h.Config.BackendOptions,
 				vxlan.New().MTU(h), entries(s), entries(peer))
-			golden(t, name, text)
+			golden.Check(t, name, text)
 		})
 	}
 }
 
 func entries(s dataplane.State) string { return dataplane.Diff(s, dataplane.Observed{}).String() }
-
-func golden(t *testing.T, name, have string) {
-	t.Helper()
-	file := filepath.Join("testdata", strings.ReplaceAll(name, " ", "-")+".golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(have), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v (go test -update writes it)", err)
-	}
-	if d := cmp.Diff(string(want), have); d != "" {
-		t.Errorf("%s differs (-want +have):\n%s", file, d)
-	}
-}
 
 func TestAnnounce(t *testing.T) {
 	device := func(local, hw string, port int) dataplane.Iface {

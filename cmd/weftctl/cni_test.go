@@ -15,6 +15,7 @@ import (
 
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/calls"
+	"github.com/weftnet/weft/pkg/golden"
 	"github.com/weftnet/weft/pkg/mac"
 )
 
@@ -188,7 +189,7 @@ func TestCNIList(t *testing.T) {
 	if err := printAttachments(&out, all); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "cni-list", out.String())
+	golden.Check(t, "cni-list", out.String())
 	for _, a := range attachedOf([]attachment.Attachment{gone, old}, host{}) {
 		if a.State != "attached" {
 			t.Errorf("nothing is known, and %s is %s", a.Key, a.State)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/weftnet/weft/pkg/dataplane/linux/probe"
 	"github.com/weftnet/weft/pkg/doctor"
+	"github.com/weftnet/weft/pkg/golden"
 	"github.com/weftnet/weft/pkg/trace"
 )
 
@@ -27,7 +28,7 @@ func TestDoctorText(t *testing.T) {
 		if err := printDoctor(&out, results, all); err != nil {
 			t.Fatal(err)
 		}
-		golden(t, name, out.String())
+		golden.Check(t, name, out.String())
 	}
 }
 
@@ -46,7 +47,7 @@ func TestTraceText(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		printTrace(&out, traced{Path: path, Live: &live}, "/run/netns/a")
-		golden(t, name, out.String())
+		golden.Check(t, name, out.String())
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,33 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/weftnet/weft/network"
 	"github.com/weftnet/weft/network/events"
+	"github.com/weftnet/weft/pkg/golden"
 	"github.com/weftnet/weft/subnet"
 	"github.com/weftnet/weft/subnet/etcd"
 )
-
-var bless = flag.Bool("bless", false, "rewrite the golden files")
-
-// golden compares with testdata/name.golden.
-func golden(t *testing.T, name, have string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *bless {
-		if err := os.WriteFile(path, []byte(have), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), have); d != "" {
-		t.Errorf("%s (-want +have)\n%s", name, d)
-	}
-}
 
 var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
@@ -75,7 +53,7 @@ func TestStatusText(t *testing.T) {
 		if err := printStatus(&out, s, now); err != nil {
 			t.Fatal(err)
 		}
-		golden(t, name, out.String())
+		golden.Check(t, name, out.String())
 	}
 }
 
@@ -113,7 +91,7 @@ func TestPeersText(t *testing.T) {
 		if err := printPeers(&out, peers, now); err != nil {
 			t.Fatal(err)
 		}
-		golden(t, name, out.String())
+		golden.Check(t, name, out.String())
 	}
 }
 
@@ -148,7 +126,7 @@ func TestCleanupText(t *testing.T) {
 		if err := printCleanup(&out, r); err != nil {
 			t.Fatal(err)
 		}
-		golden(t, name, out.String())
+		golden.Check(t, name, out.String())
 	}
 }
 
@@ -184,7 +162,7 @@ func TestLeasesText(t *testing.T) {
 	if err := printLeases(&out, rows, s.Malformed, now); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "leases", out.String())
+	golden.Check(t, "leases", out.String())
 }
 
 // daemon serves canned replies on a socket as weftd does.

@@ -14,10 +14,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weftnet/weft/pkg/golden"
 	"github.com/weftnet/weft/pkg/version"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 type parseCase struct {
 	args []string
@@ -332,19 +331,7 @@ func TestHelp(t *testing.T) {
 		if !errors.Is(err, flag.ErrHelp) || stderr.Len() > 0 {
 			t.Errorf("%s: %v, and on stderr %s", arg, err, &stderr)
 		}
-		path := filepath.Join("testdata", "help.golden")
-		if *update {
-			if err := os.WriteFile(path, stdout.Bytes(), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(string(want), stdout.String()); d != "" {
-			t.Errorf("%s (-want +have):\n%s", arg, d)
-		}
+		golden.Check(t, "help", stdout.String())
 	}
 }
 

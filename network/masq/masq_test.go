@@ -1,11 +1,8 @@
 package masq_test
 
 import (
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,9 +11,8 @@ import (
 
 	"github.com/weftnet/weft/network/masq"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+	"github.com/weftnet/weft/pkg/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 func prefixes(list ...string) (out []netip.Prefix) {
 	for _, s := range list {
@@ -66,7 +62,7 @@ func TestChains(t *testing.T) {
 		"an invalid subnet is no one": {Networks: networks, Subnets: []netip.Prefix{{}, subnets[1]}, Masquerade: true},
 	}
 	for name, o := range cases {
-		t.Run(name, func(t *testing.T) { golden(t, name, render(masq.Chains(o))) })
+		t.Run(name, func(t *testing.T) { golden.Check(t, name, render(masq.Chains(o))) })
 	}
 }
 
@@ -87,23 +83,6 @@ func render(chains map[ruleset.Key]ruleset.Chain) string {
 	}
 	slices.Sort(blocks)
 	return strings.Join(blocks, "\n")
-}
-
-func golden(t *testing.T, name, have string) {
-	t.Helper()
-	file := filepath.Join("testdata", strings.ReplaceAll(name, " ", "-")+".golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(have), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v (go test -update writes it)", err)
-	}
-	if d := cmp.Diff(string(want), have); d != "" {
-		t.Errorf("%s differs (-want +have):\n%s", file, d)
-	}
 }
 
 // What becomes of packets, rather than what the rules say: the first that

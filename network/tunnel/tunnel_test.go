@@ -1,11 +1,8 @@
 package tunnel_test
 
 import (
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,9 +13,8 @@ import (
 	"github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+	"github.com/weftnet/weft/pkg/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 func devices() []tunnel.Device {
 	return []tunnel.Device{
@@ -46,7 +42,7 @@ func TestChains(t *testing.T) {
 		"off, and tracked": {Table: "weft", Devices: one, Filter: tunnel.Off},
 		"no devices":       {Table: "weft", Filter: tunnel.Strict, Untrack: true},
 	} {
-		t.Run(name, func(t *testing.T) { golden(t, name, render(tunnel.Chains(o))) })
+		t.Run(name, func(t *testing.T) { golden.Check(t, name, render(tunnel.Chains(o))) })
 	}
 }
 
@@ -61,23 +57,6 @@ func render(chains map[ruleset.Key]ruleset.Chain) string {
 	}
 	slices.Sort(blocks)
 	return strings.Join(blocks, "\n")
-}
-
-func golden(t *testing.T, name, have string) {
-	t.Helper()
-	file := filepath.Join("testdata", strings.NewReplacer(" ", "-", ",", "").Replace(name)+".golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(have), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v (go test -update writes it)", err)
-	}
-	if d := cmp.Diff(string(want), have); d != "" {
-		t.Errorf("%s differs (-want +have):\n%s", file, d)
-	}
 }
 
 func TestElems(t *testing.T) {

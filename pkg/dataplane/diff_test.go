@@ -1,19 +1,13 @@
 package dataplane
 
 import (
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+	"github.com/weftnet/weft/pkg/golden"
 	"github.com/weftnet/weft/pkg/mac"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // one is this node and the IPv4 half of its peers only, to keep the files short.
 func one(peers ...int) State {
@@ -115,7 +109,7 @@ func TestDiff(t *testing.T) {
 			}
 			text := section("have", entries(c.have.Have)) + section("foreign", entries(c.have.Occupied)) +
 				section("want", entries(c.want)) + section(title, plan.String())
-			golden(t, c.name, text)
+			golden.Check(t, c.name, text)
 		})
 	}
 }
@@ -131,21 +125,4 @@ func section(title, body string) string {
 	}
 	lines := strings.Split(strings.TrimSuffix(body, "\n"), "\n")
 	return title + "\n    " + strings.Join(lines, "\n    ") + "\n\n"
-}
-
-func golden(t *testing.T, name, have string) {
-	t.Helper()
-	file := filepath.Join("testdata", strings.ReplaceAll(name, " ", "-")+".golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(have), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v (go test -update writes it)", err)
-	}
-	if d := cmp.Diff(string(want), have); d != "" {
-		t.Errorf("%s differs (-want +have):\n%s", file, d)
-	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,32 +11,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/weftnet/weft/pkg/golden"
 	"github.com/weftnet/weft/pkg/topology"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden compares with a file under testdata. Escape sequences are spelled out
+// shown compares with a file under testdata. Escape sequences are spelled out
 // there, so that a diff can be read.
-func golden(t *testing.T, name, have string) {
+func shown(t *testing.T, name, have string) {
 	t.Helper()
-	have = strings.ReplaceAll(have, "\x1b", `\e`)
-	have = strings.ReplaceAll(have, "\r", `\r`)
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(have), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), have); diff != "" {
-		t.Errorf("%s (-want +have):\n%s", path, diff)
-	}
+	have = strings.NewReplacer("\x1b", `\e`, "\r", `\r`).Replace(have)
+	golden.File(t, filepath.Join("testdata", name), have)
 }
 
 func TestNodesTable(t *testing.T) {
@@ -55,7 +38,7 @@ func TestNodesTable(t *testing.T) {
 			device: "flannel.1", mac: "2e:13:b9:65:3e:05", mtu: 1450,
 		},
 	}
-	golden(t, "nodes.txt", nodesTable(rows).render(false))
+	shown(t, "nodes.txt", nodesTable(rows).render(false))
 }
 
 func someFindings() []finding {
@@ -77,8 +60,8 @@ func someFindings() []finding {
 func TestMatrix(t *testing.T) {
 	names := []string{"weft-demo-1-a", "weft-demo-1-b", "weft-demo-2-a"}
 	grid := matrix(names, "weft-demo-", someFindings())
-	golden(t, "matrix.txt", grid.render(false))
-	golden(t, "matrix-colours.txt", grid.render(true))
+	shown(t, "matrix.txt", grid.render(false))
+	shown(t, "matrix-colours.txt", grid.render(true))
 }
 
 func TestVerdictCountsAndTellsWhatFailed(t *testing.T) {
@@ -92,7 +75,7 @@ func TestVerdictCountsAndTellsWhatFailed(t *testing.T) {
 	if err := c.verdict(someFindings()[:2]); err != nil {
 		t.Errorf("no check failed, have %v", err)
 	}
-	golden(t, "verdict.txt", out.String())
+	shown(t, "verdict.txt", out.String())
 }
 
 func TestSentences(t *testing.T) {
@@ -102,7 +85,7 @@ func TestSentences(t *testing.T) {
 	for _, f := range append(someFindings(), noted) {
 		all = append(all, f.sentence())
 	}
-	golden(t, "sentences.txt", strings.Join(all, "\n")+"\n")
+	shown(t, "sentences.txt", strings.Join(all, "\n")+"\n")
 }
 
 func TestHints(t *testing.T) {
@@ -111,9 +94,9 @@ func TestHints(t *testing.T) {
 		pod: "weft-demo-1-a", peer: "10.42.9.3",
 		ctl: "bin/weftctl", socket: "/run/weft-demo/weft-demo-1/weftd.sock", down: "bin/weftctl demo --down",
 	}
-	golden(t, "hints.txt", hints(a))
+	shown(t, "hints.txt", hints(a))
 	a.pod, a.peer = "", ""
-	golden(t, "hints-without-pods.txt", hints(a))
+	shown(t, "hints-without-pods.txt", hints(a))
 }
 
 func TestSteps(t *testing.T) {
@@ -129,7 +112,7 @@ func TestSteps(t *testing.T) {
 			}
 		}
 		p.done("node weft-demo-1", "eth0")
-		golden(t, name, out.String())
+		shown(t, name, out.String())
 	}
 }
 
@@ -154,7 +137,7 @@ func TestDaemonArgs(t *testing.T) {
 			o := Options{Networks: c.networks}
 			have := strings.Join(o.daemonArgs(c.first, c.first, true), "\n") + "\n\n" +
 				strings.Join(o.daemonArgs(node("d-2"), c.first, false), "\n") + "\n"
-			golden(t, "args-"+name+".txt", have)
+			shown(t, "args-"+name+".txt", have)
 		})
 	}
 }

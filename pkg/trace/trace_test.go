@@ -1,23 +1,16 @@
 package trace_test
 
 import (
-	"flag"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/weftnet/weft/pkg/golden"
 	"github.com/weftnet/weft/pkg/mac"
 	"github.com/weftnet/weft/pkg/tables"
 	"github.com/weftnet/weft/pkg/tables/firewall"
 	"github.com/weftnet/weft/pkg/trace"
 )
-
-var bless = flag.Bool("bless", false, "rewrite the golden files")
 
 func ip(s string) netip.Addr       { return netip.MustParseAddr(s) }
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
@@ -200,24 +193,7 @@ func TestWalk(t *testing.T) {
 			if path.Stops() == (path.End != "") {
 				t.Errorf("it stops (%q) and ends (%q)", path.Missing, path.End)
 			}
-			golden(t, name, path.String())
+			golden.Check(t, name, path.String())
 		})
-	}
-}
-
-func golden(t *testing.T, name, have string) {
-	t.Helper()
-	file := filepath.Join("testdata", strings.ReplaceAll(name, " ", "-")+".golden")
-	if *bless {
-		if err := os.WriteFile(file, []byte(have), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v (go test -bless writes it)", err)
-	}
-	if d := cmp.Diff(string(want), have); d != "" {
-		t.Errorf("%s (-want +have):\n%s", file, d)
 	}
 }

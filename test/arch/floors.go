@@ -105,7 +105,7 @@ func onlyCmd(p Package) []string {
 	}
 	for _, path := range p.Imports {
 		other, ok := local(path)
-		kit := append(kits(), "pkg/netnstest", "pkg/tlstest", "pkg/dataplane/fake", "subnet/memory")
+		kit := append(kits(), "pkg/netnstest", "pkg/tlstest", "pkg/golden", "pkg/dataplane/fake", "subnet/memory")
 		if ok && matchesAny(kit, other) && !matchesAny(append(kits(), "test/..."), p.Path) && !household(p.Path, other) {
 			wrong = append(wrong, fmt.Sprintf("%s imports %s, which is for tests only", p.Path, other))
 		}

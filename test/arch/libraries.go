@@ -48,7 +48,7 @@ func libraries() []library {
 		{[]string{"github.com/coreos/go-systemd/"}, []string{"network", "cmd/..."}, "only the daemon talks to systemd"},
 		{
 			[]string{"testing", "github.com/google/go-cmp/"},
-			append(kits(), "pkg/netnstest", "pkg/tlstest"), "test code doesn't ship",
+			append(kits(), "pkg/netnstest", "pkg/tlstest", "pkg/golden"), "test code doesn't ship",
 		},
 	}
 }

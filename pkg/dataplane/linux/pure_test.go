@@ -3,10 +3,8 @@ package linux
 import (
 	"encoding/binary"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
@@ -17,6 +15,7 @@ import (
 
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
+	"github.com/weftnet/weft/pkg/golden"
 )
 
 func TestClaim(t *testing.T) {
@@ -147,8 +146,6 @@ func sampleRules() map[nftables.TableFamily][]ruleset.Rule {
 	return out
 }
 
-var update = flag.Bool("update", false, "write the golden files")
-
 // The golden file is what `nft --debug=netlink` would print for the rules.
 func TestExpressionsGolden(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
@@ -167,19 +164,7 @@ func TestExpressionsGolden(t *testing.T) {
 			}
 		}
 	}
-	const file = "testdata/expressions.golden"
-	if *update {
-		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), b.String()); diff != "" {
-		t.Errorf("(-want +have):\n%s", diff)
-	}
+	golden.Check(t, "expressions", b.String())
 }
 
 func exprLine(e expr.Any) string {
