@@ -155,7 +155,7 @@ func (p *Pinger) Send(to netip.Addr, seq uint32, size int) error {
 	copy(packet[headerICMP:], p.cookie[:])
 	binary.BigEndian.PutUint32(packet[headerICMP+8:], seq)
 	if !s.ipv6 { // of ICMPv6 the kernel makes it
-		binary.BigEndian.PutUint16(packet[2:], checksum(packet))
+		binary.BigEndian.PutUint16(packet[2:], Checksum(packet))
 	}
 	err := s.write(packet, to)
 	if err != nil {
@@ -176,8 +176,8 @@ func (s *socket) write(packet []byte, to netip.Addr) error {
 	return err
 }
 
-// checksum is that of RFC 1071.
-func checksum(b []byte) uint16 {
+// Checksum is that of the internet (RFC 1071).
+func Checksum(b []byte) uint16 {
 	var sum uint32
 	for len(b) > 1 {
 		sum += uint32(binary.BigEndian.Uint16(b))

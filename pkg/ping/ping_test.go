@@ -106,10 +106,10 @@ func TestAllow(t *testing.T) {
 
 // TestChecksum: RFC 1071, section 3, and an odd length.
 func TestChecksum(t *testing.T) {
-	if have := checksum([]byte{0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7}); have != ^uint16(0xddf2) {
+	if have := Checksum([]byte{0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7}); have != ^uint16(0xddf2) {
 		t.Errorf("%#x", have)
 	}
-	if have := checksum([]byte{0x01}); have != ^uint16(0x0100) {
+	if have := Checksum([]byte{0x01}); have != ^uint16(0x0100) {
 		t.Errorf("%#x", have)
 	}
 }

@@ -163,16 +163,7 @@ func readForeign(b []byte) (r foreignRule) {
 }
 
 func (r *foreignRule) expression(b []byte) {
-	var name string
-	var data []byte
-	for a := range attrs(b) {
-		switch a.kind {
-		case unix.NFTA_EXPR_NAME:
-			name = a.text()
-		case unix.NFTA_EXPR_DATA:
-			data = a.value
-		}
-	}
+	name, data := expressionOf(b)
 	r.looks = r.looks || looksAtConnections(name, data)
 	if _, chain := verdictIn(data); name == "immediate" && chain != "" {
 		r.to = append(r.to, chain)

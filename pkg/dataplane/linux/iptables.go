@@ -203,16 +203,7 @@ func parseJump(b []byte) (to string, j jump) {
 // expression looks at one of a rule's. What is neither a comment nor a counter
 // nor the jump itself makes it depend on the packet.
 func (j *jump) expression(b []byte, to string) string {
-	var name string
-	var data []byte
-	for a := range attrs(b) {
-		switch a.kind {
-		case unix.NFTA_EXPR_NAME:
-			name = a.text()
-		case unix.NFTA_EXPR_DATA:
-			data = a.value
-		}
-	}
+	name, data := expressionOf(b)
 	switch name {
 	case "counter":
 		return to

@@ -248,7 +248,7 @@ func (r *rulesReader) findOpaque(k *Kernel) error {
 				Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE,
 				Flags: mdlayher.Request | mdlayher.Dump,
 			},
-			Data: make([]byte, nfgenSize),
+			Data: make([]byte, sizeofNfgenmsg),
 		})
 		if err != nil {
 			return fmt.Errorf("list nftables rules: %w", err)
@@ -265,15 +265,12 @@ func (r *rulesReader) findOpaque(k *Kernel) error {
 	})
 }
 
-// nfgenSize is that of struct nfgenmsg.
-const nfgenSize = 4
-
 func ruleNames(m []byte) (id ruleID, names []string) {
-	if len(m) < nfgenSize {
+	if len(m) < sizeofNfgenmsg {
 		return id, nil
 	}
 	id.family = nftables.TableFamily(m[0])
-	for a := range attrs(m[nfgenSize:]) {
+	for a := range attrs(m[sizeofNfgenmsg:]) {
 		switch a.kind {
 		case unix.NFTA_RULE_TABLE:
 			id.table = a.text()
@@ -283,11 +280,8 @@ func ruleNames(m []byte) (id ruleID, names []string) {
 			}
 		case unix.NFTA_RULE_EXPRESSIONS:
 			for e := range attrs(a.value) {
-				for f := range attrs(e.value) {
-					if f.kind == unix.NFTA_EXPR_NAME {
-						names = append(names, f.text())
-					}
-				}
+				name, _ := expressionOf(e.value)
+				names = append(names, name)
 			}
 		}
 	}

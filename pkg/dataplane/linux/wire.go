@@ -212,3 +212,16 @@ func within(p netip.Prefix, networks []netip.Prefix) bool {
 	}
 	return false
 }
+
+// expressionOf reads one expression of an nftables rule: its name, and what it says.
+func expressionOf(b []byte) (name string, data []byte) {
+	for a := range attrs(b) {
+		switch a.kind {
+		case unix.NFTA_EXPR_NAME:
+			name = a.text()
+		case unix.NFTA_EXPR_DATA:
+			data = a.value
+		}
+	}
+	return name, data
+}

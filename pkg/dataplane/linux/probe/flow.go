@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/dataplane/linux"
+	"github.com/weftnet/weft/pkg/ping"
 )
 
 // Flow says what to send.
@@ -224,7 +225,7 @@ func (s *Sender) echo(ctx context.Context) (string, error) {
 	b[0] = request
 	binary.BigEndian.PutUint16(b[4:], s.id)
 	b[7] = 1
-	binary.BigEndian.PutUint16(b[2:], checksum(b)) // of ICMPv6 the kernel's own takes its place (RFC 3542)
+	binary.BigEndian.PutUint16(b[2:], ping.Checksum(b)) // of ICMPv6 the kernel's own takes its place (RFC 3542)
 	if err := unix.Sendto(s.fd, b, 0, sockaddr(s.flow.Dst, 0)); err != nil {
 		return "", err
 	}
@@ -255,19 +256,4 @@ func (s *Sender) isReply(b []byte, from unix.Sockaddr, reply byte) bool {
 		b = b[min(len(b), int(b[0]&0xf)*4):] // a raw IPv4 socket gives the IP header too (raw(7))
 	}
 	return len(b) >= icmpHeader && b[0] == reply && binary.BigEndian.Uint16(b[4:]) == s.id
-}
-
-// checksum is that of the internet (RFC 1071).
-func checksum(b []byte) uint16 {
-	var sum uint32
-	for i := 0; i+1 < len(b); i += 2 {
-		sum += uint32(b[i])<<8 | uint32(b[i+1])
-	}
-	if len(b)%2 == 1 {
-		sum += uint32(b[len(b)-1]) << 8
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/dataplane/linux"
+	"github.com/weftnet/weft/pkg/ping"
 )
 
 // RawSYN is Send of a TCP flow whose checksum is finished before the packet
@@ -80,7 +81,7 @@ func syn(src, dst netip.Addr, from, to uint16) []byte {
 	binary.BigEndian.PutUint16(b[14:], 0xffff)
 	pseudo := append(src.AsSlice(), dst.AsSlice()...)
 	pseudo = append(pseudo, 0, unix.IPPROTO_TCP, 0, size)
-	binary.BigEndian.PutUint16(b[16:], checksum(append(pseudo, b...)))
+	binary.BigEndian.PutUint16(b[16:], ping.Checksum(append(pseudo, b...)))
 	return b
 }
 
