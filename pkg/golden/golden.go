@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files anew") //nolint:gochecknoglobals // of tests
 
 // Check compares with testdata/NAME.golden; blanks in the name are dashes there, and
 // commas are left out.
