@@ -41,11 +41,22 @@ type Backend interface {
 	Announce(h Host, prev []subnet.Share) ([]subnet.Share, error)
 	// Base gives the entries that need no peer: devices and their addresses.
 	Base(h Host) (dataplane.State, error)
-	// Peer gives the entries of one admitted peer. The error names the field
-	// of the lease that is wrong.
-	Peer(h Host, l subnet.Lease) (dataplane.State, error)
+	// Peer adds the entries of one admitted peer to what the caller gives, who may
+	// use that again: with 10,000 peers new maps for each are most of the garbage of
+	// a start. The error names the field of the lease that is wrong; whatever was
+	// added then is of no use.
+	Peer(h Host, l subnet.Lease, to *dataplane.State) error
 	// MTU is that of pods, in bytes: the smallest of all families.
 	MTU(h Host) int
+}
+
+// Entries are those of one peer, alone.
+func Entries(b Backend, h Host, l subnet.Lease) (dataplane.State, error) {
+	var s dataplane.State
+	if err := b.Peer(h, l, &s); err != nil {
+		return dataplane.State{}, err
+	}
+	return s, nil
 }
 
 // PathUser is a Backend whose peers' entries depend on how the host reaches

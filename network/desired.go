@@ -167,6 +167,7 @@ func (p *pieces) update(b backend.Backend, facts dataplane.Facts, admitted []sub
 		was[p.peers[i].id] = &p.peers[i]
 	}
 	fresh := make([]piece, 0, newTo-from)
+	var state dataplane.State // used again for each
 	for i := from; i < newTo; i++ {
 		l := &admitted[i]
 		old := was[l.ID]
@@ -180,8 +181,8 @@ func (p *pieces) update(b backend.Backend, facts dataplane.Facts, admitted []sub
 		if old != nil {
 			got.since = old.since
 		}
-		var state dataplane.State
-		if state, got.err = b.Peer(p.host, *l); got.err == nil {
+		state.Clear()
+		if got.err = b.Peer(p.host, *l, &state); got.err == nil {
 			p.door.admit(&state, l)
 			p.ways.note(l)
 			got.fragment = layers.New(l.ID, state)

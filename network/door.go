@@ -14,7 +14,6 @@ import (
 	"github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/layers"
-	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/subnet"
 )
 
@@ -59,17 +58,10 @@ func (d *door) renew(wish TunnelOptions, base *dataplane.State, h backend.Host) 
 func (d *door) admit(s *dataplane.State, l *subnet.Lease) {
 	for i := range d.devices {
 		for _, share := range l.Shares {
-			elems := d.devices[i].Elems(d.table, d.wish.Filter, share.Public, share.Subnet)
-			if len(elems) == 0 {
-				continue
+			for el := range d.devices[i].Elems(d.table, d.wish.Filter, share.Public, share.Subnet) {
+				dataplane.Put(&s.Elems, el, struct{}{})
+				d.devices[i].Learn(share.Subnet.Bits())
 			}
-			if s.Elems == nil {
-				s.Elems = make(map[ruleset.Elem]struct{}, len(elems)*len(l.Shares))
-			}
-			for _, el := range elems {
-				s.Elems[el] = struct{}{}
-			}
-			d.devices[i].Learn(share.Subnet.Bits())
 		}
 	}
 }

@@ -68,6 +68,9 @@ func (d *drift) count(r reconcile.Round) {
 		clear(d.conflicts)
 	}
 	for _, op := range r.Applied.Ops {
+		if len(d.conflicts) == 0 {
+			break // nearly always: don't name thousands of entries for nothing
+		}
 		delete(d.conflicts, op.Entry())
 	}
 	for _, op := range r.Left.Conflicts {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -96,7 +97,7 @@ func (f files) save(name string, encode func() ([]byte, error)) error {
 		return fmt.Errorf("encode %s: %w", f.path(name), err)
 	}
 	sum := sha256.Sum256(body)
-	content := append([]byte(hex.EncodeToString(sum[:])+"\n"), body...)
+	content := slices.Concat([]byte(hex.EncodeToString(sum[:])+"\n"), body)
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}

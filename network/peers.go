@@ -107,7 +107,7 @@ func (c *crowd) each(yield func(Peer) bool) {
 
 func (c *crowd) peer(l *subnet.Lease) Peer {
 	p := Peer{Lease: l.ID, Node: peerName(*l), Since: time.Unix(c.since[l.ID], 0)}
-	state, err := c.backend.Peer(c.host, *l)
+	state, err := backend.Entries(c.backend, c.host, *l)
 	if err != nil {
 		p.Reason = err.Error() // can't be: it was made of the same
 		return p

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/network/events"
 	"github.com/weftnet/weft/network/probe"
 	"github.com/weftnet/weft/pkg/metrics"
@@ -104,11 +105,10 @@ func (p *probing) renew() {
 
 // aim asks who the peers are.
 func (n *Node) aim(ctx context.Context) error {
-	c, err := n.crowd(ctx)
-	if err != nil {
+	var targets []probe.Target
+	if err := n.ask(ctx, func() { targets = n.view.admitted.targets(n.pieces.host, len(n.pieces.links) > 0) }); err != nil {
 		return err
 	}
-	targets := c.targets()
 	n.probes.mu.Lock()
 	defer n.probes.mu.Unlock()
 	n.probes.prober.SetTargets(targets, time.Now())
@@ -117,22 +117,23 @@ func (n *Node) aim(ctx context.Context) error {
 
 // targets are the peers that have an address inside of the overlay: those of a
 // backend with a device of ours, as they have one of the same kind.
-func (c *crowd) targets() (out []probe.Target) {
-	if len(c.links) == 0 {
+func (a *admitted) targets(h backend.Host, devices bool) []probe.Target {
+	if !devices {
 		return nil
 	}
 	left := map[string]bool{}
-	for _, s := range c.skipped {
+	for _, s := range a.skipped {
 		left[s.ID] = true
 	}
-	mtu := c.backend.MTU(c.host)
-	for i := range c.ok {
-		if left[c.ok[i].ID] {
+	mtu := a.backend.MTU(h)
+	out := make([]probe.Target, 0, len(h.Config.Networks)*len(a.ok))
+	for i := range a.ok {
+		if left[a.ok[i].ID] {
 			continue
 		}
-		for _, share := range c.ok[i].Shares {
+		for _, share := range a.ok[i].Shares {
 			out = append(out, probe.Target{
-				ID: c.ok[i].ID, Overlay: share.Subnet.Addr(), Underlay: share.Public, MTU: mtu,
+				ID: a.ok[i].ID, Overlay: share.Subnet.Addr(), Underlay: share.Public, MTU: mtu,
 			})
 		}
 	}

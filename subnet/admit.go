@@ -62,6 +62,7 @@ func judge(cfg Config, own Lease, sorted []Lease) []verdict {
 
 // collect appends to ok the leases that count, and gives why the others don't.
 func collect(ok, sorted []Lease, verdicts []verdict) (_ []Lease, no []Skipped) {
+	ok = slices.Grow(ok, len(verdicts))
 	for i := range verdicts {
 		switch v := &verdicts[i]; {
 		case v.ours:

@@ -200,7 +200,7 @@ func overlapsAny(p netip.Prefix, shares []Share) bool {
 type territory []netip.Prefix
 
 func newTerritory(verdicts []verdict) territory {
-	var out territory
+	out := make(territory, 0, len(verdicts))
 	for i := range verdicts {
 		for _, share := range verdicts[i].shares {
 			out = append(out, share.Subnet)

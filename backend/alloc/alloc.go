@@ -31,10 +31,8 @@ func (Backend) Base(h backend.Host) (dataplane.State, error) {
 	return dataplane.State{}, err
 }
 
-// Peer gives nothing for any lease.
-func (Backend) Peer(backend.Host, subnet.Lease) (dataplane.State, error) {
-	return dataplane.State{}, nil
-}
+// Peer adds nothing for any lease.
+func (Backend) Peer(backend.Host, subnet.Lease, *dataplane.State) error { return nil }
 
 // MTU is that of the uplink.
 func (Backend) MTU(h backend.Host) int { return h.Uplink.MTU }

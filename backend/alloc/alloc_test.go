@@ -36,7 +36,7 @@ func TestNothingIsMade(t *testing.T) {
 	if err != nil || base.Len() != 0 {
 		t.Errorf("base: %d entries, %v", base.Len(), err)
 	}
-	peer, err := b.Peer(h, subnet.Lease{ID: "10.42.2.0-24"})
+	peer, err := backend.Entries(b, h, subnet.Lease{ID: "10.42.2.0-24"})
 	if err != nil || peer.Len() != 0 {
 		t.Errorf("peer: %d entries, %v", peer.Len(), err)
 	}

@@ -91,7 +91,7 @@ func everything(b backend.Backend, c Case) string {
 	base, err := b.Base(c.Host)
 	out += fmt.Sprintln(text(base), err)
 	for _, l := range c.Peers {
-		s, err := b.Peer(c.Host, l)
+		s, err := backend.Entries(b, c.Host, l)
 		out += fmt.Sprintln(text(s), err)
 	}
 	if programs, ok := b.(backend.Commander); ok {
@@ -211,7 +211,7 @@ func refuses(t *testing.T, b backend.Backend, c Case) {
 	before := text(want(t, b, c.Host, c.Peers))
 	for _, bad := range c.Bad {
 		t.Run(bad.Name, func(t *testing.T) {
-			s, err := b.Peer(c.Host, bad.Lease)
+			s, err := backend.Entries(b, c.Host, bad.Lease)
 			var field *backend.FieldError
 			switch {
 			case !errors.As(err, &field):
@@ -237,7 +237,7 @@ func fragments(t *testing.T, b backend.Backend, h backend.Host, peers []subnet.L
 	}
 	out := []dataplane.State{base}
 	for _, l := range peers {
-		s, err := b.Peer(h, l)
+		s, err := backend.Entries(b, h, l)
 		if err != nil {
 			t.Fatalf("peer %s: %v", l.ID, err)
 		}
@@ -274,7 +274,7 @@ func pair(t *testing.T, b backend.Backend, c Case, seed uint64) (wanted, have da
 	before := rerouted(c.Host, r)
 	var there []subnet.Lease
 	for _, l := range some() {
-		if _, err := b.Peer(before, l); err == nil {
+		if _, err := backend.Entries(b, before, l); err == nil {
 			there = append(there, l)
 		}
 	}

@@ -206,10 +206,10 @@ func (b Backend) Base(h backend.Host) (dataplane.State, error) {
 	return dataplane.State{}, err
 }
 
-// Peer gives no entries, and refuses what For refuses.
-func (b Backend) Peer(h backend.Host, l subnet.Lease) (dataplane.State, error) {
+// Peer adds no entries, and refuses what For refuses.
+func (b Backend) Peer(h backend.Host, l subnet.Lease, _ *dataplane.State) error {
 	_, err := b.For(h, l)
-	return dataplane.State{}, err
+	return err
 }
 
 // MTU is that of the uplink, as in flannel.

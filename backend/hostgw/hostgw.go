@@ -38,21 +38,20 @@ func (Backend) Base(h backend.Host) (dataplane.State, error) {
 	return dataplane.State{}, err
 }
 
-// Peer gives one route for each share. A peer counts with all of them or, as a
+// Peer adds one route for each share. A peer counts with all of them or, as a
 // *backend.FieldError, not at all.
-func (Backend) Peer(h backend.Host, l subnet.Lease) (dataplane.State, error) {
+func (Backend) Peer(h backend.Host, l subnet.Lease, to *dataplane.State) error {
 	if len(l.Shares) == 0 {
-		return dataplane.State{}, &backend.FieldError{Field: "subnet", Reason: "is missing"}
+		return &backend.FieldError{Field: "subnet", Reason: "is missing"}
 	}
-	routes := make(map[dataplane.RouteKey]dataplane.Route, len(l.Shares))
 	for _, share := range l.Shares {
 		if err := refusal(h, share); err != nil {
-			return dataplane.State{}, err
+			return err
 		}
 		key, route := h.DirectRoute(share)
-		routes[key] = route
+		dataplane.Put(&to.Routes, key, route)
 	}
-	return dataplane.State{Routes: routes}, nil
+	return nil
 }
 
 func refusal(h backend.Host, share subnet.Share) error {

@@ -107,7 +107,7 @@ func TestEntries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer, err := hostgw.New().Peer(h, lease(2, net4, net6))
+	peer, err := backend.Entries(hostgw.New(), h, lease(2, net4, net6))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestWhoIsNotOnTheLink(t *testing.T) {
 			if c.path != nil {
 				h.Facts.Paths[netip.MustParseAddr("192.168.77.2")] = *c.path
 			}
-			_, err := hostgw.New().Peer(h, lease(2, net4))
+			_, err := backend.Entries(hostgw.New(), h, lease(2, net4))
 			if err == nil || err.Error() != c.want {
 				t.Errorf("have %v, want %s", err, c.want)
 			}

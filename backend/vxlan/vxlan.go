@@ -21,7 +21,6 @@ import (
 
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/pkg/dataplane"
-	"github.com/weftnet/weft/pkg/mac"
 	"github.com/weftnet/weft/subnet"
 )
 
@@ -92,26 +91,20 @@ func (Backend) Base(h backend.Host) (dataplane.State, error) {
 	return s, nil
 }
 
-// Peer gives the three entries for each share of the lease, or the one direct
+// Peer adds the three entries for each share of the lease, or the one direct
 // route. What is wrong with the lease is a *backend.FieldError. It reads our
 // lease's shares, not the options, so that 10,000 peers cost no parsing of them;
 // only for a peer that could be reached directly they are looked at.
-func (Backend) Peer(h backend.Host, l subnet.Lease) (dataplane.State, error) {
+func (Backend) Peer(h backend.Host, l subnet.Lease, to *dataplane.State) error {
 	if len(l.Shares) == 0 {
-		return dataplane.State{}, &backend.FieldError{Field: "subnet", Reason: "is missing"}
-	}
-	n := len(l.Shares)
-	s := dataplane.State{
-		FDB:    make(map[dataplane.FDBKey]netip.Addr, n),
-		Neighs: make(map[dataplane.NeighKey]mac.Addr, n),
-		Routes: make(map[dataplane.RouteKey]dataplane.Route, n),
+		return &backend.FieldError{Field: "subnet", Reason: "is missing"}
 	}
 	for _, share := range l.Shares {
-		if err := addPeer(&s, h, share); err != nil {
-			return dataplane.State{}, err
+		if err := addPeer(to, h, share); err != nil {
+			return err
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // addPeer adds the entries of one share. One that is reached directly has to
@@ -137,13 +130,13 @@ func addPeer(s *dataplane.State, h backend.Host, share subnet.Share) error {
 	}
 	if h.Direct(share.Public) && (Backend{}).UsesPaths(h.Config) {
 		key, route := h.DirectRoute(share)
-		s.Routes[key] = route
+		dataplane.Put(&s.Routes, key, route)
 		return nil
 	}
 	dev := f.device(own.VNI)
-	s.FDB[dataplane.FDBKey{Link: dev, MAC: vtep.MAC}] = share.Public
-	s.Neighs[dataplane.NeighKey{Link: dev, IP: gateway}] = vtep.MAC
-	s.Routes[backend.RouteTo(share.Subnet)] = dataplane.Route{Via: gateway, Link: dev, OnLink: true}
+	dataplane.Put(&s.FDB, dataplane.FDBKey{Link: dev, MAC: vtep.MAC}, share.Public)
+	dataplane.Put(&s.Neighs, dataplane.NeighKey{Link: dev, IP: gateway}, vtep.MAC)
+	dataplane.Put(&s.Routes, backend.RouteTo(share.Subnet), dataplane.Route{Via: gateway, Link: dev, OnLink: true})
 	return nil
 }
 

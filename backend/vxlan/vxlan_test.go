@@ -183,7 +183,7 @@ func TestEntries(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			peer, err := vxlan.New().Peer(h, lease(2, networks...))
+			peer, err := backend.Entries(vxlan.New(), h, lease(2, networks...))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -288,7 +288,7 @@ func TestAnnouncedIsAccepted(t *testing.T) {
 	for i := range shares {
 		peer.Shares[i].Public, peer.Shares[i].Data = shares[i].Public, shares[i].Data
 	}
-	if _, err := vxlan.New().Peer(host("", net4, net6), peer); err != nil {
+	if _, err := backend.Entries(vxlan.New(), host("", net4, net6), peer); err != nil {
 		t.Error(err)
 	}
 }
@@ -371,7 +371,7 @@ func TestDirectRouting(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			s, err := vxlan.New().Peer(c.host, lease(2, net4))
+			s, err := backend.Entries(vxlan.New(), c.host, lease(2, net4))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -392,11 +392,11 @@ func TestAPeerThatDoesNotTellItsVNI(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.Lease.Shares[0].Data = shares[0].Data
-	want, err := vxlan.New().Peer(h, withData(string(data(42, "02:00:00:00:00:09"))))
+	want, err := backend.Entries(vxlan.New(), h, withData(string(data(42, "02:00:00:00:00:09"))))
 	if err != nil {
 		t.Fatal(err)
 	}
-	have, err := vxlan.New().Peer(h, withData(`{"VtepMAC":"02:00:00:00:00:09"}`))
+	have, err := backend.Entries(vxlan.New(), h, withData(`{"VtepMAC":"02:00:00:00:00:09"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +408,7 @@ func TestAPeerThatDoesNotTellItsVNI(t *testing.T) {
 func TestOwnFaultIsNotThePeers(t *testing.T) {
 	h := host("", net4)
 	h.Lease.Shares[0].Data = nil
-	_, err := vxlan.New().Peer(h, lease(2, net4))
+	_, err := backend.Entries(vxlan.New(), h, lease(2, net4))
 	var field *backend.FieldError
 	if err == nil || errors.As(err, &field) {
 		t.Errorf("want an error that blames no field of the peer, have %v", err)
@@ -444,8 +444,10 @@ func BenchmarkPeers(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
+		var s dataplane.State
 		for _, l := range leases {
-			if _, err := vxlan.New().Peer(h, l); err != nil {
+			s.Clear()
+			if err := vxlan.New().Peer(h, l, &s); err != nil {
 				b.Fatal(err)
 			}
 		}

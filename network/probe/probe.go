@@ -123,21 +123,29 @@ func New(interval time.Duration) *Prober {
 }
 
 // SetTargets says which paths there are. What is known of those that stay is
-// kept.
+// kept. Only the part of the list that is not as it was costs more than a look.
 func (p *Prober) SetTargets(targets []Target, now time.Time) {
-	was := make(map[Target]*path, len(p.paths))
-	for _, one := range p.paths {
+	from, oldTo, newTo := 0, len(p.paths), len(targets)
+	for from < min(oldTo, newTo) && p.paths[from].target == targets[from] {
+		from++
+	}
+	for oldTo > from && newTo > from && p.paths[oldTo-1].target == targets[newTo-1] {
+		oldTo, newTo = oldTo-1, newTo-1
+	}
+	was := make(map[Target]*path, oldTo-from)
+	for _, one := range p.paths[from:oldTo] {
 		was[one.target] = one
 	}
-	p.paths = make([]*path, 0, len(targets))
-	for i, t := range targets {
+	next := make([]*path, 0, newTo-from)
+	for i, t := range targets[from:newTo] {
 		one := was[t]
 		if one == nil {
-			one = &path{target: t, state: Unknown, since: now, visits: uint32(i % rare)} //nolint:gosec // small
+			one = &path{target: t, state: Unknown, since: now, visits: uint32((from + i) % rare)} //nolint:gosec // small
 		}
 		delete(was, t)
-		p.paths = append(p.paths, one)
+		next = append(next, one)
 	}
+	p.paths = slices.Replace(p.paths, from, oldTo, next...)
 	for seq, f := range p.flying {
 		if was[f.path.target] != nil {
 			delete(p.flying, seq)

@@ -12,6 +12,7 @@
 package tunnel
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -87,18 +88,19 @@ func (o Options) Equal(other Options) bool {
 }
 
 // Elems are those of a peer that has the subnet and sends from the address.
-func (d Device) Elems(table string, f Filter, public netip.Addr, subnet netip.Prefix) []ruleset.Elem {
-	if public.BitLen() != d.Local.BitLen() || subnet.Addr().BitLen() != d.Local.BitLen() {
-		return nil
-	}
-	all := ruleset.Set{IPv6: d.Local.Is6(), Bits: d.Local.BitLen(), Table: table}
-	out := []ruleset.Elem{{Set: all, VTEP: public, Inner: public}}
-	if f == Strict {
+func (d Device) Elems(table string, f Filter, public netip.Addr, subnet netip.Prefix) iter.Seq[ruleset.Elem] {
+	return func(yield func(ruleset.Elem) bool) {
+		if public.BitLen() != d.Local.BitLen() || subnet.Addr().BitLen() != d.Local.BitLen() {
+			return
+		}
+		all := ruleset.Set{IPv6: d.Local.Is6(), Bits: d.Local.BitLen(), Table: table}
+		if !yield(ruleset.Elem{Set: all, VTEP: public, Inner: public}) || f != Strict {
+			return
+		}
 		inner := all
 		inner.Bits = subnet.Bits()
-		out = append(out, ruleset.Elem{Set: inner, VTEP: public, Inner: subnet.Masked().Addr()})
+		yield(ruleset.Elem{Set: inner, VTEP: public, Inner: subnet.Masked().Addr()})
 	}
-	return out
 }
 
 // Chains gives the wanted chains.

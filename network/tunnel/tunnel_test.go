@@ -70,14 +70,14 @@ func TestElems(t *testing.T) {
 		tunnel.Off:      {"ip6 weft vteps { fd77::2 . fd77::2 }"},
 	} {
 		var have []string
-		for _, el := range d.Elems("weft", f, public, subnet) {
+		for el := range d.Elems("weft", f, public, subnet) {
 			have = append(have, el.String())
 		}
 		if diff := cmp.Diff(want, have); diff != "" {
 			t.Errorf("%s (-want +have):\n%s", f, diff)
 		}
 	}
-	if other := devices()[0].Elems("weft", tunnel.Strict, public, subnet); len(other) > 0 {
+	if other := slices.Collect(devices()[0].Elems("weft", tunnel.Strict, public, subnet)); len(other) > 0 {
 		t.Errorf("of the other family: %v", other)
 	}
 }

@@ -97,19 +97,14 @@ func (p Plan) WithoutDeletes() Plan {
 // is put again.
 func Diff(want State, have Observed) Plan {
 	d := differ{want: &want, have: &have.Have, occupied: &have.Occupied, links: map[string]linkChange{}}
-	var plan Plan
-	var deletes [][]Op
+	var creates, deletes [][]Op
 	for _, r := range rows() {
 		d.creates, d.deletes = nil, nil
 		r.diff(&d)
-		plan.Ops = append(plan.Ops, d.creates...)
-		deletes = append(deletes, d.deletes)
+		creates, deletes = append(creates, d.creates), append(deletes, d.deletes)
 	}
-	for _, ops := range slices.Backward(deletes) {
-		plan.Ops = append(plan.Ops, ops...)
-	}
-	plan.Conflicts = d.conflicts
-	return plan
+	slices.Reverse(deletes)
+	return Plan{Ops: slices.Concat(append(creates, deletes...)...), Conflicts: d.conflicts}
 }
 
 // linkChange is what the plan does to a link before it comes to the entries
@@ -132,7 +127,7 @@ type differ struct {
 // only what differs is sorted.
 func (t *table[K, V]) diff(d *differ) {
 	want, have, occupied := *t.of(d.want), *t.of(d.have), *t.of(d.occupied)
-	differing := t.differing(d, want, have)
+	differing, met := t.differing(d, want, have)
 	d.creates = make([]Op, 0, len(differing))
 	for _, k := range differing {
 		w := want[k]
@@ -155,7 +150,7 @@ func (t *table[K, V]) diff(d *differ) {
 		}
 		d.creates = append(d.creates, t.change(d, k, h, w)...)
 	}
-	if t.keep {
+	if t.keep || met == len(have) {
 		return
 	}
 	for _, k := range t.unwanted(want, have) {
@@ -168,16 +163,21 @@ func (t *table[K, V]) diff(d *differ) {
 	}
 }
 
-// differing gives, in order, the wanted keys that have to be written.
-func (t *table[K, V]) differing(d *differ, want, have map[K]V) []K {
-	keys := make([]K, 0, max(0, len(want)-len(have)))
+// differing gives, in order, the wanted keys that have to be written, and how many
+// of the wanted ones are there.
+func (t *table[K, V]) differing(d *differ, want, have map[K]V) (keys []K, met int) {
+	keys = make([]K, 0, max(0, len(want)-len(have)))
 	for k, w := range want {
-		if h, ok := have[k]; !ok || !t.equal(h, w) || t.flushed(d, k, h) {
+		h, ok := have[k]
+		if ok {
+			met++
+		}
+		if !ok || !t.equal(h, w) || t.flushed(d, k, h) {
 			keys = append(keys, k)
 		}
 	}
 	slices.SortFunc(keys, t.less)
-	return keys
+	return keys, met
 }
 
 // unwanted gives, in order, the keys that are there and not wanted.

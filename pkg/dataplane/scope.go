@@ -132,13 +132,29 @@ func (s State) Few() State {
 	return s
 }
 
-// Len counts the entries of all kinds.
+// Len counts the entries of all kinds. It goes without the tables, which would have
+// every State that is asked allocated.
 func (s State) Len() int {
-	n := 0
-	for _, r := range rows() {
-		n += r.count(&s)
+	return len(s.Links) + len(s.Addrs) + len(s.Elems) + len(s.FDB) + len(s.Neighs) + len(s.Routes) + len(s.Chains) +
+		len(s.Sysctls)
+}
+
+// Clear empties the state for another use: the maps of what peers have are kept, the
+// others may be somebody's by now.
+func (s *State) Clear() {
+	clear(s.Elems)
+	clear(s.FDB)
+	clear(s.Neighs)
+	clear(s.Routes)
+	*s = State{Elems: s.Elems, FDB: s.FDB, Neighs: s.Neighs, Routes: s.Routes}
+}
+
+// Put adds an entry to one of a state's maps, which may be nil.
+func Put[K comparable, V any](to *map[K]V, key K, value V) {
+	if *to == nil {
+		*to = map[K]V{}
 	}
-	return n
+	(*to)[key] = value
 }
 
 // Merge copies the entries of o into s, over those with the same keys.
@@ -184,7 +200,6 @@ type row interface {
 	remove(dst, src *State)
 	overlaps(a, b *State) bool
 	keys(*State, func(Kind, any))
-	count(*State) int
 }
 
 // rows lists all tables in order of creation.
@@ -272,4 +287,3 @@ func (t *table[K, V]) keys(s *State, visit func(Kind, any)) {
 	}
 }
 
-func (t *table[K, V]) count(s *State) int { return len(*t.of(s)) }

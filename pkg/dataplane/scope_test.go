@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net/netip"
+	"reflect"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -141,5 +142,23 @@ func TestScopeNamesSomeWriters(t *testing.T) {
 	}
 	if whole.Name("him"); whole.Writers != nil {
 		t.Errorf("of a flushed table: %v", whole.Writers)
+	}
+}
+
+// Len names each kind by itself: a new one must not be forgotten there.
+func TestLenCountsEveryKind(t *testing.T) {
+	var s State
+	kinds := reflect.ValueOf(&s).Elem()
+	for i := range kinds.NumField() {
+		m := reflect.MakeMap(kinds.Type().Field(i).Type)
+		m.SetMapIndex(reflect.Zero(m.Type().Key()), reflect.Zero(m.Type().Elem()))
+		kinds.Field(i).Set(m)
+	}
+	if n := s.Len(); n != kinds.NumField() || n != len(rows()) {
+		t.Errorf("%d entries, one of each of %d kinds, in %d tables", n, kinds.NumField(), len(rows()))
+	}
+	s.Clear()
+	if n := s.Len(); n != 0 {
+		t.Errorf("%d entries after Clear", n)
 	}
 }

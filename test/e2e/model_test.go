@@ -140,7 +140,7 @@ func wanted(h backend.Host, leases []subnet.Lease) (dataplane.State, error) {
 	}
 	admitted, _ := subnet.Admit(h.Config, h.Lease, leases)
 	for _, l := range admitted {
-		if peer, err := b.Peer(h, l); err == nil { // a bad one is left out
+		if peer, err := backend.Entries(b, h, l); err == nil { // a bad one is left out
 			want.Merge(peer)
 			want.Merge(dataplane.State{Elems: letIn(devices, l)})
 		}
@@ -160,11 +160,8 @@ func letIn(devices []door.Device, l subnet.Lease) map[ruleset.Elem]struct{} {
 	out := map[ruleset.Elem]struct{}{}
 	for i := range devices {
 		for _, share := range l.Shares {
-			elems := devices[i].Elems(masq.Table(""), door.Strict, share.Public, share.Subnet)
-			for _, el := range elems {
+			for el := range devices[i].Elems(masq.Table(""), door.Strict, share.Public, share.Subnet) {
 				out[el] = struct{}{}
-			}
-			if len(elems) > 0 {
 				devices[i].Learn(share.Subnet.Bits())
 			}
 		}

@@ -1,7 +1,9 @@
 package layers
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
@@ -23,20 +25,38 @@ type pair[K comparable, V any] struct {
 	value V
 }
 
+// usual is the content of a peer of one family, in one piece of memory.
+type usual struct {
+	content
+
+	elems  [2]pair[ruleset.Elem, struct{}]
+	fdb    [1]pair[dataplane.FDBKey, netip.Addr]
+	neighs [1]pair[dataplane.NeighKey, mac.Addr]
+	routes [1]pair[dataplane.RouteKey, dataplane.Route]
+}
+
 func pack(s dataplane.State) *content {
-	c := &content{elems: pairs(s.Elems), fdb: pairs(s.FDB), neighs: pairs(s.Neighs), routes: pairs(s.Routes)}
-	s.Elems, s.FDB, s.Neighs, s.Routes = nil, nil, nil, nil
-	if s.Len() > 0 {
-		c.rest = &s
+	var c *content
+	if u := (usual{}); len(s.Elems) <= len(u.elems) && len(s.FDB) == 1 && len(s.Neighs) == 1 && len(s.Routes) == 1 {
+		u := &usual{}
+		c = &u.content
+		*c = content{elems: u.elems[:0], fdb: u.fdb[:0], neighs: u.neighs[:0], routes: u.routes[:0]}
+	} else {
+		c = &content{}
+	}
+	c.elems, c.fdb = pairs(c.elems, s.Elems), pairs(c.fdb, s.FDB)
+	c.neighs, c.routes = pairs(c.neighs, s.Neighs), pairs(c.routes, s.Routes)
+	if rest := s.Few(); rest.Len() > 0 {
+		c.rest = &rest
 	}
 	return c
 }
 
-func pairs[K comparable, V any](m map[K]V) []pair[K, V] {
+func pairs[K comparable, V any](out []pair[K, V], m map[K]V) []pair[K, V] {
 	if len(m) == 0 {
 		return nil
 	}
-	out := make([]pair[K, V], 0, len(m))
+	out = slices.Grow(out, len(m))
 	for k, v := range m {
 		out = append(out, pair[K, V]{k, v})
 	}
@@ -56,6 +76,31 @@ func (c *content) mergeInto(s *dataplane.State) {
 	merge(&s.Routes, c.routes)
 	if c.rest != nil {
 		s.Merge(*c.rest)
+	}
+}
+
+// makeRoom is for many at once: a map that grows by and by is copied many times.
+func makeRoom(s *dataplane.State, next []Fragment) {
+	if len(next) < mass {
+		return
+	}
+	var elems, fdb, neighs, routes int
+	for i := range next {
+		c := next[i].content
+		elems, fdb, neighs, routes = elems+len(c.elems), fdb+len(c.fdb), neighs+len(c.neighs), routes+len(c.routes)
+	}
+	enlarge(&s.Elems, elems)
+	enlarge(&s.FDB, fdb)
+	enlarge(&s.Neighs, neighs)
+	enlarge(&s.Routes, routes)
+}
+
+// enlarge makes room where there is little beside what may come.
+func enlarge[K comparable, V any](m *map[K]V, n int) {
+	if n > 4*len(*m) {
+		next := make(map[K]V, len(*m)+n)
+		maps.Copy(next, *m)
+		*m = next
 	}
 }
 

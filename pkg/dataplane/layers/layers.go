@@ -24,8 +24,9 @@ type Fragment struct {
 	content *content
 }
 
-// New makes a fragment, with a content that is equal to no other's. The state must
-// not change any more.
+// New makes a fragment, with a content that is equal to no other's. It copies the
+// elements, FDB entries, neighbours and routes; the state's other maps must not change
+// any more.
 func New(id string, s dataplane.State) Fragment { return Fragment{id, pack(s)} }
 
 // Refused is a fragment that was left out, as a whole, because another one
@@ -66,7 +67,7 @@ func (l *Layers) Set(name string, fragments []Fragment) (dataplane.Scope, []Refu
 	}
 	lay := l.layers[name]
 	if lay == nil {
-		lay = &layer{name: name, placed: map[string]*content{}}
+		lay = &layer{name: name, placed: make(map[string]*content, len(fragments))}
 		l.layers[name] = lay
 	}
 	from, oldTo, newTo := lay.window(fragments)
@@ -116,6 +117,7 @@ func (l *Layers) removeStale(lay *layer, old, next []Fragment, changed *changes)
 func (l *Layers) place(lay *layer, from, to int, changed *changes) []Refused {
 	var refused []Refused
 	var own *owners
+	makeRoom(&l.merged, lay.order[from:to])
 	for i := from; i < to; i++ {
 		f := lay.order[i]
 		if _, ok := lay.placed[f.ID]; ok {

@@ -110,6 +110,7 @@ func (k *Kernel) applyElems(ops []dataplane.Op, fail func(dataplane.Op, error)) 
 
 func (k *Kernel) writeElems(ops []dataplane.Op) (err error) {
 	puts, deletes := bySet(ops)
+	k.elemsSeen = max(k.elemsSeen, len(ops)) // to be read back
 	k.memory.wroteElems()
 	for range transactions {
 		err = k.transact(func(e *encoder) {
@@ -143,7 +144,7 @@ type ofSet struct {
 
 // bySet puts ops in order: what is put, and what is deleted, for each set.
 func bySet(ops []dataplane.Op) (puts, deletes []ofSet) {
-	for _, op := range ops {
+	for i, op := range ops {
 		el, _ := op.Key.(ruleset.Elem)
 		to := &puts
 		if op.Verb == dataplane.Delete {
@@ -152,7 +153,7 @@ func bySet(ops []dataplane.Op) (puts, deletes []ofSet) {
 		at := slices.IndexFunc(*to, func(g ofSet) bool { return g.set == el.Set })
 		if at < 0 {
 			at = len(*to)
-			*to = append(*to, ofSet{set: el.Set})
+			*to = append(*to, ofSet{el.Set, make([]ruleset.Elem, 0, (len(ops)-i+1)/2)}) // nearly always two sets
 		}
 		(*to)[at].elems = append((*to)[at].elems, el)
 	}
@@ -177,9 +178,13 @@ func (e *encoder) each(kind, flags int, elems []ruleset.Elem) {
 func (k *Kernel) still(groups []ofSet) ([]ofSet, error) {
 	var out []ofSet
 	for _, g := range groups {
-		there := map[ruleset.Elem]bool{}
-		if err := k.dumpElems(g.set, func(el ruleset.Elem) { there[el] = true }); err != nil {
+		all, err := k.dumpElems(g.set, nil)
+		if err != nil {
 			return nil, err
+		}
+		there := make(map[ruleset.Elem]bool, len(all))
+		for _, el := range all {
+			there[el] = true
 		}
 		g.elems = slices.DeleteFunc(slices.Clone(g.elems), func(el ruleset.Elem) bool { return !there[el] })
 		if len(g.elems) > 0 {
@@ -223,6 +228,7 @@ func (o *observation) elements() (err error) {
 }
 
 func (o *observation) allElems() error {
+	all := make([]ruleset.Elem, 0, o.k.elemsSeen+o.k.elemsSeen/16)
 	for _, table := range o.scope.Domain.Tables {
 		for _, ipv6 := range []bool{false, true} {
 			sets, err := o.k.sets(ruleset.Set{IPv6: ipv6, Table: table})
@@ -230,11 +236,19 @@ func (o *observation) allElems() error {
 				return err
 			}
 			for _, s := range sets {
-				if err := o.k.dumpElems(s, o.putElem); err != nil {
+				if all, err = o.k.dumpElems(s, all); err != nil {
 					return err
 				}
 			}
 		}
+	}
+	if o.k.marking.only {
+		return nil
+	}
+	o.k.elemsSeen = len(all)
+	grow(&o.out.Have.Elems, len(all))
+	for i := range all {
+		o.putElem(all[i])
 	}
 	return nil
 }
@@ -251,12 +265,14 @@ func (o *observation) someElems() error {
 		sets[el.Set] = true
 	}
 	for s := range sets {
-		if err := o.k.dumpElems(s, func(el ruleset.Elem) {
+		there, err := o.k.dumpElems(s, nil)
+		if err != nil {
+			return err
+		}
+		for _, el := range there {
 			if _, asked := o.scope.Keys.Elems[el]; asked {
 				o.putElem(el)
 			}
-		}); err != nil {
-			return err
 		}
 	}
 	return nil
@@ -279,7 +295,8 @@ func (k *Kernel) sets(of ruleset.Set) (out []ruleset.Set, err error) {
 	return out, err
 }
 
-func (k *Kernel) dumpElems(s ruleset.Set, visit func(ruleset.Elem)) error {
+// dumpElems appends what is in a set.
+func (k *Kernel) dumpElems(s ruleset.Set, to []ruleset.Elem) ([]ruleset.Elem, error) {
 	var seen marking
 	var out []ruleset.Elem
 	err := k.dumpSets(func(e *encoder) {
@@ -287,7 +304,7 @@ func (k *Kernel) dumpElems(s ruleset.Set, visit func(ruleset.Elem)) error {
 		e.textAttr(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table)
 		e.textAttr(unix.NFTA_SET_ELEM_LIST_SET, s.Name())
 		e.end()
-		seen, out = k.marking, out[:0]
+		seen, out = k.marking, to
 	}, func(m message) {
 		parseElems(m.data, func(el ruleset.Elem) {
 			if seen.addElem(el); !seen.only {
@@ -296,10 +313,7 @@ func (k *Kernel) dumpElems(s ruleset.Set, visit func(ruleset.Elem)) error {
 		})
 	})
 	k.marking = seen
-	for _, el := range out {
-		visit(el)
-	}
-	return err
+	return out, err
 }
 
 // dumpSets reads a list until nobody disturbs it. What is not there has nothing in it.

@@ -70,6 +70,7 @@ type Kernel struct {
 	noNexthops  bool // tests: as kernels without nexthop objects (before 5.3)
 	nexthopUse  nexthopUse
 	dumped      map[int]int // entries of the last dump, by the type of the request
+	elemsSeen   int         // by the last look at all elements
 	marking     marking
 }
 

@@ -243,18 +243,31 @@ func (m *memory) planned(p dataplane.Plan) {
 		m.chains = m.stood
 	}
 	m.full = false
-	for _, op := range slices.Concat(p.Ops, p.Conflicts) {
-		switch key := op.Key.(type) {
-		case dataplane.RouteKey:
-			if m.watch(key); op.Verb == dataplane.Delete {
-				delete(m.routes, key)
-			}
-		case ruleset.Key:
-			m.chains[key] = true
+	if len(p.Ops) > len(m.routes) {
+		grow(&m.routes, len(p.Ops)/perPeer)
+	}
+	for _, ops := range [][]dataplane.Op{p.Ops, p.Conflicts} {
+		for i := range ops {
+			m.plannedOp(&ops[i])
 		}
-		if l, ok := op.New.(dataplane.Link); ok && l.Parent != "" {
-			m.parents[l.Parent] = true
+	}
+}
+
+// perPeer is how many entries a peer has nearly always: two elements, an FDB entry, a
+// neighbour and a route.
+const perPeer = 5
+
+func (m *memory) plannedOp(op *dataplane.Op) {
+	switch key := op.Key.(type) {
+	case dataplane.RouteKey:
+		if m.watch(key); op.Verb == dataplane.Delete {
+			delete(m.routes, key)
 		}
+	case ruleset.Key:
+		m.chains[key] = true
+	}
+	if l, ok := op.New.(dataplane.Link); ok && l.Parent != "" {
+		m.parents[l.Parent] = true
 	}
 }
 
