@@ -51,7 +51,7 @@ func newRootCommand() *cobra.Command {
 		newTraceCommand(&g), newDoctorCommand(&g),
 		newStatusCommand(&g), newPeersCommand(&g), newPlanCommand(&g), newEventsCommand(&g), newLeasesCommand(&g),
 		newConfigCommand(), newCleanupCommand(&g), newCNICommand(&g), newDemoCommand(), newDockerOptsCommand(),
-		newUICommand(&g), newVersionCommand(),
+		newUICommand(&g), newBenchCommand(&g), newVersionCommand(),
 	)
 	return root
 }
