@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -215,6 +216,13 @@ func (c *cluster) gun(t *testing.T, to netip.Addr) func(shot, []byte) {
 	if to.Is6() {
 		domain = unix.AF_INET6
 	}
+	// So that nothing waits for the neighbour's answer, in a queue that has an end.
+	eventually(t, 10*time.Second, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := c.Outside.Ping(ctx, topology.Ping{To: to})
+		return err
+	})
 	fd := -1
 	if err := c.Outside.Do(func() (err error) {
 		fd, err = unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)

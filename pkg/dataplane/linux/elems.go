@@ -214,6 +214,20 @@ func (k *Kernel) dropEmpty(groups []ofSet) error {
 	return nil
 }
 
+// dropEmptySets does that for all sets of a table that are ours: rules that have gone
+// looked into them, and there may be no element that goes as well.
+func (k *Kernel) dropEmptySets(of ruleset.Set) error {
+	sets, err := k.sets(of)
+	if err != nil {
+		return err
+	}
+	var groups []ofSet
+	for _, s := range sets {
+		groups = append(groups, ofSet{set: s})
+	}
+	return k.dropEmpty(groups)
+}
+
 // elements reads elements of sets in our tables.
 func (o *observation) elements() (err error) {
 	if o.scope.All {

@@ -69,3 +69,29 @@ func TestForeignSetInTheWay(t *testing.T) {
 		t.Errorf("want one refusal, of an element of that set: %v", failed)
 	}
 }
+
+// Rules of a node look into sets that nothing was ever in, or that somebody has
+// emptied: they go with the rules.
+func TestEmptySetsGoWithTheRules(t *testing.T) {
+	key := ruleset.Key{Table: "weft", Chain: "tunnel-prerouting"}
+	for name, elems := range map[string]dataplane.State{"no peer": {}, "emptied": crowd(1)} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			want := elems
+			want.Chains = map[ruleset.Key]ruleset.Chain{key: {
+				Type: "filter", Hook: ruleset.Prerouting, Priority: -310, Rules: []ruleset.Rule{
+					{Tunnel: ruleset.Tunnel{Port: 8472, Pair: ruleset.FromInside, Bits: 24}, Verdict: ruleset.Return},
+				},
+			}}
+			h.settle(want)
+			if len(elems.Elems) > 0 {
+				h.ns.Exec("nft", "flush set ip weft vteps; flush set ip weft inner24")
+			}
+			h.settle(dataplane.State{})
+			f := newFirewall(t, h.ns)
+			if tables, err := f.ListTables(); err != nil || len(tables) > 0 {
+				t.Errorf("left behind: %d tables, %v", len(tables), err)
+			}
+		})
+	}
+}

@@ -246,7 +246,9 @@ func (m *memory) guardChange(msg syscall.NetlinkMessage) bool {
 	case unix.NFT_MSG_NEWCHAIN:
 		foreign := !slices.Contains(m.domain.Tables, id.table) && !kubes(id.table, id.chain)
 		return foreign && hooked || m.guards[id]
-	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE: // it may be dormant now, or awake
+	case unix.NFT_MSG_NEWTABLE: // it may be dormant now, or awake: nobody knows its chains then
+		return !slices.Contains(m.domain.Tables, id.table)
+	case unix.NFT_MSG_DELTABLE:
 		for known := range m.guards {
 			if known.family == id.family && known.table == id.table {
 				return true

@@ -85,6 +85,19 @@ func TestGuards(t *testing.T) {
 	}
 }
 
+// A table that sleeps guards nothing, until it is woken.
+func TestGuardsOfADormantTable(t *testing.T) {
+	h := newHost(t)
+	h.settle(dataplane.State{})
+	h.ns.Exec("nft", "add table inet x { flags dormant; }; "+
+		"add chain inet x in { type filter hook input priority 0; policy drop; }")
+	h.guards(nil)
+	stale := h.awaitStale()
+	h.ns.Exec("nft", "add table inet x { }")
+	stale()
+	h.guards([]string{"inet x in drops by its policy"})
+}
+
 // inetGuard is a chain of its own for both families that is reached by a map.
 func inetGuard(table string) func(*firewall) {
 	return func(f *firewall) {

@@ -304,8 +304,8 @@ func (k *Kernel) setsFor(ops []dataplane.Op) error {
 	return k.transact(func(e *encoder) { e.makeSets(needed) })
 }
 
-// dropTables takes away tables whose last chain was deleted and that hold no set
-// either: the kernel refuses others.
+// dropTables takes away tables whose last chain was deleted, and before that the sets
+// of ours that nothing is in: the kernel refuses others.
 func (k *Kernel) dropTables(ops []dataplane.Op) error {
 	tried := map[ruleset.Set]bool{}
 	for _, op := range ops {
@@ -315,6 +315,9 @@ func (k *Kernel) dropTables(ops []dataplane.Op) error {
 			continue
 		}
 		tried[table] = true
+		if err := k.dropEmptySets(table); err != nil {
+			return err
+		}
 		err := k.transact(func(e *encoder) { e.table(unix.NFT_MSG_DELTABLE, unix.NLM_F_NONREC, table) })
 		if err = ignoreGone(err); err != nil && !errors.Is(err, unix.EBUSY) {
 			return err
