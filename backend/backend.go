@@ -59,6 +59,14 @@ func Entries(b Backend, h Host, l subnet.Lease) (dataplane.State, error) {
 	return s, nil
 }
 
+// Put adds an entry to one of a state's maps, which may be nil.
+func Put[K comparable, V any](to *map[K]V, key K, value V) {
+	if *to == nil {
+		*to = map[K]V{}
+	}
+	(*to)[key] = value
+}
+
 // PathUser is a Backend whose peers' entries depend on how the host reaches
 // them.
 type PathUser interface {

@@ -59,7 +59,7 @@ func (d *door) admit(s *dataplane.State, l *subnet.Lease) {
 	for i := range d.devices {
 		for _, share := range l.Shares {
 			for el := range d.devices[i].Elems(d.table, d.wish.Filter, share.Public, share.Subnet) {
-				dataplane.Put(&s.Elems, el, struct{}{})
+				backend.Put(&s.Elems, el, struct{}{})
 				d.devices[i].Learn(share.Subnet.Bits())
 			}
 		}

@@ -106,7 +106,8 @@ func (p *probing) renew() {
 // aim asks who the peers are.
 func (n *Node) aim(ctx context.Context) error {
 	var targets []probe.Target
-	if err := n.ask(ctx, func() { targets = n.view.admitted.targets(n.pieces.host, len(n.pieces.links) > 0) }); err != nil {
+	err := n.ask(ctx, func() { targets = n.view.admitted.targets(n.pieces.host, len(n.pieces.links) > 0) })
+	if err != nil {
 		return err
 	}
 	n.probes.mu.Lock()

@@ -49,7 +49,7 @@ func (Backend) Peer(h backend.Host, l subnet.Lease, to *dataplane.State) error {
 			return err
 		}
 		key, route := h.DirectRoute(share)
-		dataplane.Put(&to.Routes, key, route)
+		backend.Put(&to.Routes, key, route)
 	}
 	return nil
 }

@@ -130,13 +130,13 @@ func addPeer(s *dataplane.State, h backend.Host, share subnet.Share) error {
 	}
 	if h.Direct(share.Public) && (Backend{}).UsesPaths(h.Config) {
 		key, route := h.DirectRoute(share)
-		dataplane.Put(&s.Routes, key, route)
+		backend.Put(&s.Routes, key, route)
 		return nil
 	}
 	dev := f.device(own.VNI)
-	dataplane.Put(&s.FDB, dataplane.FDBKey{Link: dev, MAC: vtep.MAC}, share.Public)
-	dataplane.Put(&s.Neighs, dataplane.NeighKey{Link: dev, IP: gateway}, vtep.MAC)
-	dataplane.Put(&s.Routes, backend.RouteTo(share.Subnet), dataplane.Route{Via: gateway, Link: dev, OnLink: true})
+	backend.Put(&s.FDB, dataplane.FDBKey{Link: dev, MAC: vtep.MAC}, share.Public)
+	backend.Put(&s.Neighs, dataplane.NeighKey{Link: dev, IP: gateway}, vtep.MAC)
+	backend.Put(&s.Routes, backend.RouteTo(share.Subnet), dataplane.Route{Via: gateway, Link: dev, OnLink: true})
 	return nil
 }
 

@@ -150,10 +150,14 @@ func (t *table[K, V]) diff(d *differ) {
 		}
 		d.creates = append(d.creates, t.change(d, k, h, w)...)
 	}
-	if t.keep || met == len(have) {
-		return
+	if !t.keep && met < len(have) {
+		t.drop(d, t.unwanted(want, have), have)
 	}
-	for _, k := range t.unwanted(want, have) {
+}
+
+// drop deletes what is there and not wanted, unless a link takes it along.
+func (t *table[K, V]) drop(d *differ, keys []K, have map[K]V) {
+	for _, k := range keys {
 		h := have[k]
 		if t.flushed(d, k, h) || t.goes(d, k, h) {
 			continue

@@ -149,14 +149,6 @@ func (s *State) Clear() {
 	*s = State{Elems: s.Elems, FDB: s.FDB, Neighs: s.Neighs, Routes: s.Routes}
 }
 
-// Put adds an entry to one of a state's maps, which may be nil.
-func Put[K comparable, V any](to *map[K]V, key K, value V) {
-	if *to == nil {
-		*to = map[K]V{}
-	}
-	(*to)[key] = value
-}
-
 // Merge copies the entries of o into s, over those with the same keys.
 func (s *State) Merge(o State) {
 	for _, r := range rows() {
@@ -286,4 +278,3 @@ func (t *table[K, V]) keys(s *State, visit func(Kind, any)) {
 		visit(t.kind, k)
 	}
 }
-

@@ -36,13 +36,11 @@ type usual struct {
 }
 
 func pack(s dataplane.State) *content {
-	var c *content
-	if u := (usual{}); len(s.Elems) <= len(u.elems) && len(s.FDB) == 1 && len(s.Neighs) == 1 && len(s.Routes) == 1 {
+	c := &content{}
+	if len(s.Elems) <= len(usual{}.elems) && len(s.FDB) == 1 && len(s.Neighs) == 1 && len(s.Routes) == 1 {
 		u := &usual{}
 		c = &u.content
 		*c = content{elems: u.elems[:0], fdb: u.fdb[:0], neighs: u.neighs[:0], routes: u.routes[:0]}
-	} else {
-		c = &content{}
 	}
 	c.elems, c.fdb = pairs(c.elems, s.Elems), pairs(c.fdb, s.FDB)
 	c.neighs, c.routes = pairs(c.neighs, s.Neighs), pairs(c.routes, s.Routes)
