@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/pkg/golden"
 )
 
 func TestBenchText(t *testing.T) {
@@ -26,7 +27,7 @@ func TestBenchText(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "bench", out.String())
+	golden.Check(t, "bench", out.String())
 }
 
 func TestFindPeer(t *testing.T) {
