@@ -107,6 +107,7 @@ func itemOf(op dataplane.Op, have dataplane.State) CleanupItem {
 // settle divides what was to go into what went and what is left.
 func (r *CleanupReport) settle(gone []CleanupItem, left dataplane.Plan, refused map[string]error, dry bool) {
 	r.Removed = append(r.Removed, gone...)
+	defer func() { r.Removed, r.Failed = summed(r.Removed), summed(r.Failed) }()
 	if dry {
 		return
 	}
@@ -120,6 +121,30 @@ func (r *CleanupReport) settle(gone []CleanupItem, left dataplane.Plan, refused 
 		}
 		r.Failed = append(r.Failed, item)
 	}
+}
+
+// summed has the elements of each set as one item: there are two for each peer.
+func summed(items []CleanupItem) (out []CleanupItem) {
+	type group struct{ set, note string }
+	count := map[group]int{}
+	for _, item := range items {
+		set, _, isElem := strings.Cut(item.Name, " { ")
+		if item.Kind != dataplane.KindElem.String() || !isElem {
+			out = append(out, item)
+			continue
+		}
+		count[group{set, item.Note}]++
+	}
+	for _, g := range slices.SortedFunc(maps.Keys(count), func(a, b group) int {
+		return strings.Compare(a.set+a.note, b.set+b.note)
+	}) {
+		note := fmt.Sprintf("%d elements", count[g])
+		if g.note != "" {
+			note += ": " + g.note
+		}
+		out = append(out, CleanupItem{"set", g.set, note})
+	}
+	return out
 }
 
 // keep tells of links and chains that stay; what stands on them goes without
