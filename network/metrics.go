@@ -88,6 +88,9 @@ func (n *Node) Metrics() metrics.Snapshot {
 	if err == nil { // else they are absent
 		out.Devices = metrics.ParseDevices(string(text), func(name string) bool { return slices.Contains(devices, name) })
 	}
+	if n.opts.StoreTook != nil {
+		out.StoreTook = n.opts.StoreTook()
+	}
 	if dir := string(n.opts.Attachments); dir != "" {
 		out.Plugin = pluginCalls(dir)
 	}

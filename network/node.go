@@ -33,6 +33,7 @@ import (
 	"github.com/weftnet/weft/pkg/dataplane/reconcile"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/health"
+	"github.com/weftnet/weft/pkg/metrics"
 	"github.com/weftnet/weft/pkg/version"
 	"github.com/weftnet/weft/subnet"
 )
@@ -62,6 +63,9 @@ type Options struct {
 	// ProbeInterval; 0 probes nothing.
 	Pings         func() (probe.Pinger, error)
 	ProbeInterval time.Duration
+	// StoreTook gives how long requests to the store took, by what they asked
+	// for; nil: not known.
+	StoreTook func() map[string]metrics.Timed
 	// Commands runs the programs of a backend.Commander; nil if none of the
 	// backends is one.
 	Commands *runner.Runner

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/weftnet/weft/pkg/metrics"
 	"github.com/weftnet/weft/subnet"
 	"github.com/weftnet/weft/subnet/kube"
 )
@@ -57,11 +58,11 @@ type closer interface {
 	Close() error
 }
 
-func openStore(s settings, log logrus.FieldLogger) (closer, error) {
+func openStore(s settings, took *metrics.Meter, log logrus.FieldLogger) (closer, error) {
 	if !s.kube {
-		return openEtcd(s, log)
+		return openEtcd(s, took, log)
 	}
-	s.kubeOptions.Log = log
+	s.kubeOptions.Log, s.kubeOptions.Took = log, took.Observe
 	store, err := kube.New(s.kubeOptions)
 	if err != nil {
 		return nil, err

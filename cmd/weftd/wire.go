@@ -90,7 +90,8 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 		s.useServer(server.Endpoint())
 		g.Go(func() error { return served(ctx, server) })
 	}
-	store, err := openStore(s, log)
+	var took metrics.Meter
+	store, err := openStore(s, &took, log)
 	if err != nil {
 		return err
 	}
@@ -104,6 +105,7 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	}
 	o := s.options()
 	o.Store, o.Kernel, o.Pods, o.Commands, o.Health, o.Log = store, kernel, pods, s.commands(log), state, log
+	o.StoreTook = took.Read
 	node := network.New(o)
 	if s.cni.Source != "" {
 		c := newCNIKeeper(state, store, node.LookAgain, log)
@@ -199,13 +201,14 @@ func (s *settings) commands(log logrus.FieldLogger) *runner.Runner {
 	return r
 }
 
-func openEtcd(s settings, log logrus.FieldLogger) (*etcd.Store, error) {
+func openEtcd(s settings, took *metrics.Meter, log logrus.FieldLogger) (*etcd.Store, error) {
 	return etcd.New(etcd.Options{
 		Endpoints: s.etcdEndpoints,
 		Prefix:    s.etcdPrefix,
 		CAFile:    s.etcdCA, CertFile: s.etcdCert, KeyFile: s.etcdKey,
 		Username: s.etcdUser, Password: s.etcdPassword, PasswordFile: s.etcdPasswordFile,
 		RenewMargin: time.Duration(s.renewMargin) * time.Minute,
+		Took:        took.Observe,
 		Log:         log,
 	})
 }

@@ -37,7 +37,8 @@ type value struct {
 // families is the table of all metrics; the page is made of it.
 func families() []family {
 	all := slices.Concat(
-		nodeFamilies(), storeFamilies(), kernelFamilies(), deviceFamilies(), probeFamilies(), pluginFamilies(),
+		nodeFamilies(), storeFamilies(), requestFamilies(), kernelFamilies(), deviceFamilies(), probeFamilies(),
+		pluginFamilies(),
 	)
 	for i := range all {
 		all[i].desc = prometheus.NewDesc(all[i].name, all[i].help, all[i].labels, nil)
@@ -137,6 +138,30 @@ func storeFamilies() []family {
 			name: "weft_apply_delay_seconds", kind: histogram,
 			help: "From a change of peers being heard from the store to its being read back from the kernel.",
 			read: func(s *Snapshot) []value { return []value{{histogram: &s.ApplyDelay}} },
+		},
+	}
+}
+
+func requestFamilies() []family {
+	return []family{
+		{
+			name: "weft_store_request_duration_seconds", kind: histogram, labels: []string{"operation"},
+			help: "From a request to the store to its answer (in Kubernetes its beginning) or its failing; " +
+				"of a watch, until it is there.",
+			read: func(s *Snapshot) (out []value) {
+				for _, op := range slices.Sorted(maps.Keys(s.StoreTook)) {
+					took := s.StoreTook[op].Took
+					out = append(out, value{histogram: &took, labels: []string{op}})
+				}
+				return out
+			},
+		},
+		{
+			name: "weft_store_requests_failed_total", kind: counter, labels: []string{"operation"},
+			help: "Requests that failed; in Kubernetes also a change that came too late and is tried again.",
+			read: func(s *Snapshot) []value {
+				return each(s.StoreTook, func(t Timed) float64 { return float64(t.Failed) })
+			},
 		},
 	}
 }

@@ -24,6 +24,7 @@ type Snapshot struct {
 	Heard                           time.Time // zero: never
 	Revision                        int64
 	Leases, Malformed               int
+	StoreTook                       map[string]Timed // by what was asked for
 
 	Rounds, ReadErrors uint64
 	RoundTook          Histogram

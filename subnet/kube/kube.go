@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -42,7 +43,11 @@ type Options struct {
 	// KeepCondition keeps the Node's condition NetworkUnavailable true to what
 	// SetNetworkAvailable says; without it that does nothing.
 	KeepCondition bool
-	Log           logrus.FieldLogger
+	// Took hears of each request that ended: what it asked for, in one of a few
+	// words, how long it took, and whether it failed. It must not block, and be
+	// safe for concurrent use; nil: nobody hears.
+	Took func(op string, took time.Duration, err error)
+	Log  logrus.FieldLogger
 }
 
 // Store is subnet.Store on Kubernetes Nodes.
@@ -87,6 +92,9 @@ func New(o Options) (*Store, error) {
 	config, err := credentials(o)
 	if err != nil {
 		return nil, err
+	}
+	if o.Took != nil {
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return timer{next, o.Took} })
 	}
 	client, err := newAPI(config)
 	if err != nil {
