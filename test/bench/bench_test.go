@@ -107,6 +107,7 @@ func contenders() []contender {
 func BenchmarkReport(b *testing.B) {
 	p := planned(b)
 	r := newReport(contenders())
+	began := time.Now()
 	for _, section := range []struct {
 		name string
 		run  func(*testing.B, plan, *report)
@@ -115,8 +116,10 @@ func BenchmarkReport(b *testing.B) {
 		{"idle", measureIdle}, {"path", measurePath}, {"store", measureStore},
 	} {
 		if p.wants(section.name) {
-			b.Logf("measuring %s", section.name)
+			at := time.Now()
 			section.run(b, p, r)
+			r.Took = time.Since(began).Seconds()
+			b.Logf("%s: %.0f s", section.name, time.Since(at).Seconds())
 			if err := r.write(p.out); err != nil {
 				b.Fatal(err)
 			}

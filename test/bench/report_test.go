@@ -15,6 +15,7 @@ import (
 // report is what was measured, in the order in which it was.
 type report struct {
 	Begun    string      `json:"begun"`
+	Took     float64     `json:"seconds"`
 	Machine  string      `json:"machine"`
 	Daemons  []contender `json:"-"`
 	Names    []string    `json:"daemons"`
@@ -24,6 +25,9 @@ type report struct {
 type section struct {
 	Title string `json:"title"`
 	Notes string `json:"notes"`
+	// Load is the machine's load average over a minute when the section began: above
+	// what the section itself makes, others kept the machine busy.
+	Load string `json:"load"`
 	Rows  []*row `json:"rows"`
 	// Names are what stands side by side, if not the report's daemons.
 	Names []string `json:"names,omitempty"`
@@ -53,8 +57,15 @@ func machine() string {
 	return fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), release, runtime.Version())
 }
 
+// loadNow is the first figure of proc_loadavg(5).
+func loadNow() string {
+	all, _ := os.ReadFile("/proc/loadavg")
+	minute, _, _ := strings.Cut(string(all), " ")
+	return minute
+}
+
 func (r *report) section(title, notes string) *section {
-	s := &section{Title: title, Notes: notes}
+	s := &section{Title: title, Notes: notes, Load: loadNow()}
 	r.Sections = append(r.Sections, s)
 	return s
 }
@@ -94,10 +105,10 @@ func percentile(values []float64, p int) float64 {
 
 func (r *report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Measured %s\n\n%s. Medians; in brackets the smallest and the largest, with more than one round.\n",
-		r.Begun, r.Machine)
+	fmt.Fprintf(&b, "# Measured %s\n\n%s, %.0f s. Medians; in brackets the smallest and the largest, with more than one "+
+		"round.\n", r.Begun, r.Machine, r.Took)
 	for _, s := range r.Sections {
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n| | unit |", s.Title, s.Notes)
+		fmt.Fprintf(&b, "\n## %s\n\n%s Load average at its begin: %s.\n\n| | unit |", s.Title, s.Notes, s.Load)
 		names := r.Names
 		if len(s.Names) > 0 {
 			names = s.Names
@@ -170,8 +181,9 @@ func (r *report) write(path string) error {
 }
 
 func TestReport(t *testing.T) {
-	r := &report{Begun: "today", Machine: "2 cores", Names: []string{"weft", "other"}}
+	r := &report{Begun: "today", Took: 600.4, Machine: "2 cores", Names: []string{"weft", "other"}}
 	s := r.section("Joins", "How long.")
+	s.Load = "0.50"
 	for _, v := range []float64{3, 1, 2} {
 		s.add("time", "s", "weft", v/10)
 		s.add("time", "s", "other", v)
@@ -179,11 +191,11 @@ func TestReport(t *testing.T) {
 	s.add("memory", "MiB", "weft", 123.456)
 	want := `# Measured today
 
-2 cores. Medians; in brackets the smallest and the largest, with more than one round.
+2 cores, 600 s. Medians; in brackets the smallest and the largest, with more than one round.
 
 ## Joins
 
-How long.
+How long. Load average at its begin: 0.50.
 
 | | unit | weft | other | other / weft |
 |---|---|---|---|---|
