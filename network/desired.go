@@ -79,7 +79,13 @@ const stale = -1
 
 // is tells whether the piece was made of what is known of a lease now.
 func (p *piece) is(l *subnet.Lease, facts dataplane.Facts) bool {
-	return p.revision == l.Revision && p.id == l.ID && samePaths(p.paths, pathsTo(facts, l))
+	switch {
+	case p.revision != l.Revision || p.id != l.ID:
+		return false
+	case p.paths == nil || len(facts.Paths) == 0:
+		return p.paths == nil && len(facts.Paths) == 0
+	}
+	return *p.paths == waysOf(facts, l)
 }
 
 // renew forgets everything if the host is not what it was, or other rules are
@@ -193,10 +199,6 @@ func (p *pieces) update(b backend.Backend, facts dataplane.Facts, admitted []sub
 		p.turnover.left.Note(id, "")
 	}
 	p.peers = slices.Replace(p.peers, from, oldTo, fresh...)
-}
-
-func samePaths(a, b *[2]dataplane.Route) bool {
-	return a == b || a != nil && b != nil && *a == *b
 }
 
 func skippedFor(l subnet.Lease, err error) subnet.Skipped {

@@ -116,15 +116,17 @@ type view struct {
 	confirmed bool      // the store itself has spoken since we started
 	heard     time.Time // when it spoke last
 	facts     dataplane.Facts
-	asked     []netip.Addr // peers whose paths are in facts, if the backend uses paths; sorted
-	uplink    backend.Uplink
-	public    []netip.Addr // what the uplink was chosen with
-	lease     subnet.Lease // ours; zero while there is none
-	admitted  admitted
-	claimed   subnet.Claim // what the lease keeper was told last
-	changed   bool         // something above changed: apply it
-	saved     origin       // of the lease from the disk, until the host was read
-	rejudge   bool         // apply ran, or the host was read: look whose our subnets are
+	// asked are the peers whose paths are in facts, if the backend uses paths, and may
+	// be others that left.
+	asked    map[netip.Addr]bool
+	uplink   backend.Uplink
+	public   []netip.Addr // what the uplink was chosen with
+	lease    subnet.Lease // ours; zero while there is none
+	admitted admitted
+	claimed  subnet.Claim // what the lease keeper was told last
+	changed  bool         // something above changed: apply it
+	saved    origin       // of the lease from the disk, until the host was read
+	rejudge  bool         // apply ran, or the host was read: look whose our subnets are
 }
 
 // New makes a node; Run starts it.
@@ -317,6 +319,9 @@ func (n *Node) refreshFacts(ctx context.Context) {
 	due := n.takeFactsDue() || !slices.Equal(wish.Public, n.view.public)
 	if !due && n.view.uplink.Iface != "" {
 		return
+	}
+	if n.view.asked != nil { // not about those that left
+		n.view.asked = publicOf(n.view.admitted.ok)
 	}
 	facts, err := n.readFacts(ctx)
 	if ctx.Err() != nil {

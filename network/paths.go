@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -20,7 +21,8 @@ import (
 // bound the MTU.
 func (n *Node) readFacts(ctx context.Context) (dataplane.Facts, error) {
 	ways := n.pieces.ways.to(n.view.believed.Leases)
-	facts, err := n.loop.Facts(ctx, slices.Concat(n.opts.Wish.Paths(), n.view.asked, ways)...)
+	asked := slices.Collect(maps.Keys(n.view.asked))
+	facts, err := n.loop.Facts(ctx, slices.Concat(n.opts.Wish.Paths(), asked, ways)...)
 	if err != nil {
 		return dataplane.Facts{}, fmt.Errorf("read the host: %w", err)
 	}
@@ -28,8 +30,8 @@ func (n *Node) readFacts(ctx context.Context) (dataplane.Facts, error) {
 }
 
 // pathsOf gives facts that hold the paths to the peers if the backend uses any,
-// and none if not. The host is read anew when a peer came that it was not asked
-// about.
+// and none if not. About a few that came the kernel is asked alone, about very many
+// together with all else.
 func (n *Node) pathsOf(
 	ctx context.Context, b backend.Backend, cfg subnet.Config, peers []subnet.Lease,
 ) (dataplane.Facts, error) {
@@ -38,22 +40,56 @@ func (n *Node) pathsOf(
 		n.view.asked = nil
 		return dataplane.Facts{}, nil
 	}
-	was := n.view.asked
-	n.view.asked = publicOf(peers)
-	for _, a := range n.view.asked {
-		if _, known := slices.BinarySearchFunc(was, a, netip.Addr.Compare); known {
-			continue
-		}
-		facts, err := n.readFacts(ctx)
-		if err != nil {
-			n.view.asked = was
-			return dataplane.Facts{}, err
-		}
-		n.pieces.ways.fresh = !maps.Equal(facts.PathMTU, n.view.facts.PathMTU)
-		n.view.facts = facts
-		break
+	more := n.unasked(peers)
+	if len(more) == 0 {
+		return n.view.facts, nil
 	}
-	return n.view.facts, nil
+	facts, err := n.morePaths(ctx, more)
+	if errors.Is(err, errors.ErrUnsupported) {
+		was := n.view.asked
+		n.view.asked = publicOf(peers)
+		if facts, err = n.readFacts(ctx); err != nil {
+			n.view.asked = was
+		}
+	}
+	if err != nil {
+		return dataplane.Facts{}, err
+	}
+	n.pieces.ways.fresh = n.pieces.ways.fresh || !maps.Equal(facts.PathMTU, n.view.facts.PathMTU)
+	n.view.facts = facts
+	return facts, nil
+}
+
+// unasked are the peers' addresses that the host was not asked about.
+func (n *Node) unasked(peers []subnet.Lease) (out []netip.Addr) {
+	for i := range peers {
+		for _, share := range peers[i].Shares {
+			if !n.view.asked[share.Public] {
+				out = append(out, share.Public)
+			}
+		}
+	}
+	return out
+}
+
+// morePaths gives the facts with the paths to a few more peers. Others may hold the
+// facts of before.
+func (n *Node) morePaths(ctx context.Context, more []netip.Addr) (dataplane.Facts, error) {
+	facts := n.view.facts
+	if len(more) > len(n.view.asked)/4 {
+		return facts, errors.ErrUnsupported
+	}
+	found, err := n.loop.Paths(ctx, more)
+	if err != nil {
+		return facts, err
+	}
+	facts.Paths, facts.PathMTU = maps.Clone(facts.Paths), maps.Clone(facts.PathMTU)
+	maps.Copy(facts.Paths, found.Paths)
+	maps.Copy(facts.PathMTU, found.PathMTU)
+	for _, a := range more {
+		n.view.asked[a] = true
+	}
+	return facts, nil
 }
 
 // ways are the paths that bound the MTU: to one peer of each part of the underlay, for
@@ -114,16 +150,15 @@ func (n *Node) newWays(ctx context.Context) bool {
 	return !reflect.DeepEqual(was, n.view.uplink)
 }
 
-// publicOf gives the public addresses of the leases, sorted, each once.
-func publicOf(leases []subnet.Lease) []netip.Addr {
-	out := make([]netip.Addr, 0, len(leases))
+// publicOf gives the public addresses of the leases.
+func publicOf(leases []subnet.Lease) map[netip.Addr]bool {
+	out := make(map[netip.Addr]bool, len(leases))
 	for i := range leases {
 		for _, share := range leases[i].Shares {
-			out = append(out, share.Public)
+			out[share.Public] = true
 		}
 	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out)
+	return out
 }
 
 // pathsTo gives the path to each share of a lease, the zero one where there is
@@ -132,9 +167,13 @@ func pathsTo(facts dataplane.Facts, l *subnet.Lease) *[2]dataplane.Route {
 	if len(facts.Paths) == 0 {
 		return nil
 	}
-	var out [2]dataplane.Route
+	out := waysOf(facts, l)
+	return &out
+}
+
+func waysOf(facts dataplane.Facts, l *subnet.Lease) (out [2]dataplane.Route) {
 	for i, share := range l.Shares[:min(len(l.Shares), len(out))] {
 		out[i] = facts.Paths[share.Public]
 	}
-	return &out
+	return out
 }

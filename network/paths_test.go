@@ -74,6 +74,18 @@ func TestDirectRouting(t *testing.T) {
 		if dump := b.kernel.Dump(); strings.Contains(dump, "dst 192.168.77.2") {
 			t.Errorf("a direct peer has an FDB entry:\n%s", dump)
 		}
+		for i := range 20 {
+			b.peerAt("vxlan", 50+i, fmt.Sprint("192.168.77.", 50+i))
+		}
+		b.settle(time.Second)
+		looked := b.kernel.Looked()
+		b.peerAt("vxlan", 90, "192.168.77.90")
+		b.settle(time.Second)
+		b.leads(90, "192.168.77.90", "eth0")
+		if n := b.kernel.Looked() - looked; n != 1 {
+			t.Errorf("%d ways were asked for when one peer came", n)
+		}
+		b.server.Delete("10.42.90.0-24")
 		b.world(onLink())
 		b.settle(time.Second)
 		b.leads(3, "198.51.100.3", "eth0")

@@ -12,7 +12,9 @@ import (
 // Observe and Apply; Watch runs beside it.
 type Kernel interface {
 	// Facts reads the host: its interfaces, its default routes, and for each
-	// of the peers the way there. It never reads the tables of others.
+	// of the peers the way there. It never reads the tables of others. A Kernel
+	// that has Paths, of the same type, reads the ways to more peers than the last
+	// Facts told of, and nothing else; from then on all of them are watched.
 	Facts(ctx context.Context, peers []netip.Addr) (Facts, error)
 	// Observe reads what the scope speaks of, in canonical form, so that
 	// values compare with ==. It costs the size of the scope, not of the

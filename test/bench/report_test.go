@@ -28,7 +28,7 @@ type section struct {
 	// Load is the machine's load average over a minute when the section began: above
 	// what the section itself makes, others kept the machine busy.
 	Load string `json:"load"`
-	Rows  []*row `json:"rows"`
+	Rows []*row `json:"rows"`
 	// Names are what stands side by side, if not the report's daemons.
 	Names []string `json:"names,omitempty"`
 }

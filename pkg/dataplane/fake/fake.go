@@ -33,7 +33,8 @@ type Kernel struct {
 	domain   dataplane.Domain              // of the last Observe
 	stood    map[dataplane.RouteKey]string // where a route of ours was seen, and the link that it led through
 	asked    map[string]bool               // sysctls that went through Observe or Apply
-	peers    []netip.Addr                  // of the last Facts
+	peers    []netip.Addr                  // of the last Facts, and of Paths since
+	looked   int                           // ways that were asked for
 	mtus     map[netip.Prefix]int          // that routes say
 	watchers map[*watcher]bool
 	applying bool // what changes now is our own doing

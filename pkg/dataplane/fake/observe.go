@@ -37,7 +37,28 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 			f.Defaults[key] = r.Route
 		}
 	}
-	k.peers = slices.Clone(peers)
+	k.peers, k.looked = slices.Clone(peers), k.looked+len(peers)
+	k.lookUp(&f, peers)
+	return f, nil
+}
+
+// Paths reads the ways to more peers than the last Facts told of, and nothing else.
+func (k *Kernel) Paths(ctx context.Context, more []netip.Addr) (f dataplane.Facts, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.peers, k.looked = append(k.peers, more...), k.looked+len(more)
+	k.lookUp(&f, more)
+	return f, ctx.Err()
+}
+
+// Looked is how many ways to peers were asked for since the start.
+func (k *Kernel) Looked() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.looked
+}
+
+func (k *Kernel) lookUp(f *dataplane.Facts, peers []netip.Addr) {
 	f.Paths, f.PathMTU = make(map[netip.Addr]dataplane.Route, len(peers)), map[netip.Addr]int{}
 	for _, peer := range peers {
 		if path, ok := k.path(peer); ok {
@@ -47,7 +68,6 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 			}
 		}
 	}
-	return f, nil
 }
 
 // sortedAddrs has global addresses before link-local ones.

@@ -1,6 +1,8 @@
 package kerneltest
 
 import (
+	"context"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -177,6 +179,29 @@ func paths(b *bench) {
 		want[s.vtep(5)] = dataplane.Route{Via: s.gateway, Link: uplink, Src: s.link.Local}
 	}
 	b.same(want, ask())
+	b.morePaths(want)
+}
+
+// morePaths asks for the same ways, one after the other, beside those of the last Facts.
+func (b *bench) morePaths(want map[netip.Addr]dataplane.Route) {
+	k, can := b.Kernel.(interface {
+		Paths(ctx context.Context, more []netip.Addr) (dataplane.Facts, error)
+	})
+	if !can {
+		return
+	}
+	if _, err := b.Kernel.Facts(b.Context(), nil); err != nil {
+		b.Fatal(err)
+	}
+	have := map[netip.Addr]dataplane.Route{}
+	for peer := range want {
+		f, err := k.Paths(b.Context(), []netip.Addr{peer})
+		if err != nil {
+			b.Fatal(err)
+		}
+		maps.Copy(have, f.Paths)
+	}
+	b.same(want, have)
 }
 
 func (b *bench) uplinkFacts(up dataplane.Iface) {

@@ -47,6 +47,21 @@ func (m *memory) asks(peers []netip.Addr) {
 	}
 }
 
+// asksToo adds peers.
+func (m *memory) asksToo(more []netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	followed := len(m.host.asked) > 0
+	for _, peer := range more {
+		if at, known := slices.BinarySearchFunc(m.host.asked, peer, netip.Addr.Compare); !known {
+			m.host.asked = slices.Insert(m.host.asked, at, peer)
+		}
+	}
+	if !followed && len(m.host.asked) > 0 {
+		m.muteAll()
+	}
+}
+
 // told notes what Facts gives.
 func (m *memory) told(links []link, addrs []address) {
 	m.mu.Lock()

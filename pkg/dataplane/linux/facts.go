@@ -54,6 +54,21 @@ func (k *Kernel) Facts(ctx context.Context, peers []netip.Addr) (dataplane.Facts
 	return facts, err
 }
 
+// Paths reads the ways to more peers than the last Facts told of, and nothing else.
+func (k *Kernel) Paths(ctx context.Context, more []netip.Addr) (facts dataplane.Facts, err error) {
+	k.memory.asksToo(more)
+	links, err := k.allLinks()
+	if err != nil {
+		return dataplane.Facts{}, err
+	}
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.index] = l.name
+	}
+	facts.Paths, facts.PathMTU, err = k.paths(ctx, more, names)
+	return facts, err
+}
+
 func ifaceOf(l link, all []address) dataplane.Iface {
 	i := dataplane.Iface{Index: l.index, MTU: l.mtu, MAC: l.mac, Up: l.up, Addrs: ranked(l.index, all)}
 	if v := l.vxlan; v != nil {

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -14,6 +15,19 @@ import (
 // Run must be running.
 func (l *Loop) Facts(ctx context.Context, peers ...netip.Addr) (facts dataplane.Facts, err error) {
 	askErr := l.do(ctx, func(run context.Context) { facts, err = l.kernel.Facts(run, peers) })
+	return facts, errors.Join(askErr, err)
+}
+
+// Paths reads the ways to more peers than the last Facts told of, and nothing else,
+// where the kernel can. Run must be running.
+func (l *Loop) Paths(ctx context.Context, more []netip.Addr) (facts dataplane.Facts, err error) {
+	k, can := l.kernel.(interface {
+		Paths(ctx context.Context, more []netip.Addr) (dataplane.Facts, error)
+	})
+	if !can {
+		return dataplane.Facts{}, fmt.Errorf("read paths alone: %w", errors.ErrUnsupported)
+	}
+	askErr := l.do(ctx, func(run context.Context) { facts, err = k.Paths(run, more) })
 	return facts, errors.Join(askErr, err)
 }
 
