@@ -67,6 +67,9 @@ var links = &table[string, Link]{
 	of:   func(s *State) *map[string]Link { return &s.Links },
 	equal: func(have, want Link) bool {
 		want.GBP = have.GBP // can't change in place: an adopted device keeps its own
+		if want.TXChecksum.suits(have.TXChecksum) {
+			want.TXChecksum = have.TXChecksum
+		}
 		return have == want
 	},
 	less: cmp.Compare[string],
@@ -158,6 +161,9 @@ func linkText(name string, l Link) string {
 	}
 	if l.Up {
 		s += " up"
+	}
+	if l.TXChecksum == OffloadOff {
+		s += " tx-checksum off"
 	}
 	s += vxlanText(l)
 	if l.Actual != "" {

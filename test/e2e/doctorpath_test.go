@@ -9,10 +9,10 @@ import (
 	"os/exec"
 	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weft/pkg/netnstest"
 	"github.com/weftnet/weft/pkg/subnetenv"
 	"github.com/weftnet/weft/pkg/topology"
 )
@@ -204,31 +204,10 @@ func forgetOuterChecksum(frame []byte) {
 }
 
 // checksumsOff does what the finding says: ethtool -K flannel.1
-// tx-checksum-ip-generic off (SIOCETHTOOL with ETHTOOL_STXCSUM, ethtool.h).
+// tx-checksum-ip-generic off.
 func (w *ward) checksumsOff() {
 	w.t.Helper()
-	const setChecksums = 0x17
-	request := struct{ command, value uint32 }{setChecksums, 0}
-	var ifreq struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}
-	copy(ifreq.name[:], "flannel.1")
-	ifreq.data = unsafe.Pointer(&request)
-	err := w.node().Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = unix.Close(fd) }()
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifreq)))
-		if errno != 0 {
-			return errno
-		}
-		return nil
-	})
-	if err != nil {
-		w.t.Fatalf("switch checksum offload off: %v", err)
+	if err := w.node().Do(func() error { return netnstest.SwitchTXChecksum("flannel.1", false) }); err != nil {
+		w.t.Fatal(err)
 	}
 }

@@ -51,7 +51,7 @@ type iface struct {
 	mtu    int
 	mac    mac.Addr
 	up     bool
-	vxlan  *dataplane.Link // VNI, Port, Local, Parent, Learning, GBP only
+	vxlan  *dataplane.Link // VNI, Port, Local, Parent, Learning, GBP, TXChecksum only
 	addrs  map[netip.Prefix]bool
 	fdb    map[mac.Addr]forward
 	neighs map[netip.Addr]mac.Addr // permanent ones

@@ -85,6 +85,12 @@ func (k *Kernel) tune(i *iface, l dataplane.Link) {
 		i.addrs[i.linkLocal()] = true
 	}
 	i.up = l.Up
+	if v := i.vxlan; v != nil && l.TXChecksum != dataplane.OffloadAsIs {
+		v.TXChecksum = dataplane.OffloadAsIs // on is not told
+		if l.TXChecksum == dataplane.OffloadOff {
+			v.TXChecksum = dataplane.OffloadOff
+		}
+	}
 }
 
 // linkLocal is the address that a link gets when it comes up (RFC 4291,

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) World) {
 		{"drift", driftCases()},
 		{"routes", routeCases()},
 		{"apply", applyCases()},
+		{"offload", offloadCases()},
 		{"watch", watchCases()},
 	}
 	for _, group := range groups {

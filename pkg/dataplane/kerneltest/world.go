@@ -40,8 +40,8 @@ type Admin interface {
 	//     Parent and the rest don't matter.
 	//   - Link, absent, VNI set: a VXLAN device with all that Link says.
 	//   - Link, present: MTU, MAC (unless zero), Local (of a VXLAN device)
-	//     and Up become what Link says, each only if it differs; the rest
-	//     is not looked at. MTU is in bytes and never 0.
+	//     and Up become what Link says, each only if it differs, and so does
+	//     TXChecksum, unless it is as is (`ethtool -K`); the rest is not looked at. MTU is in bytes and never 0.
 	//   - Addr: added (`ip addr add`, IPv6 with nodad so that it can be used at
 	//     once). One that is there is left alone.
 	//   - Elem: `nft add element`; its set is there.

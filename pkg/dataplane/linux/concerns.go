@@ -139,6 +139,10 @@ func (m *memory) linkHere(l link) dataplane.Scope {
 		v.Actual = l.name
 	}
 	expected := m.links[name]
+	v.TXChecksum = expected.TXChecksum // no notification tells it
+	if l.features {
+		return linkScope(name)
+	}
 	if v == expected {
 		delete(m.births, name)
 		return dataplane.Scope{}

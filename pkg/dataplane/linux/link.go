@@ -24,6 +24,8 @@ type link struct {
 	mac   mac.Addr
 	up    bool
 	vxlan *vxlan
+	// features is true in the notification of a change of what ethtool -k shows.
+	features bool
 }
 
 type vxlan struct {
@@ -60,6 +62,11 @@ func parseLink(m []byte) (link, bool) {
 		}
 		if ip, ok := netip.AddrFromSlice(v.SrcAddr); ok && !ip.IsUnspecified() {
 			l.vxlan.local = ip
+		}
+	}
+	for a := range attrs(m[unix.SizeofIfInfomsg:]) {
+		if a.kind == unix.IFLA_EVENT {
+			l.features = a.uint32() == unix.IFLA_EVENT_FEATURES
 		}
 	}
 	return l, true

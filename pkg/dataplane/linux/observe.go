@@ -119,6 +119,9 @@ func (o *observation) links() error {
 			if l.name != name {
 				v.Actual = l.name
 			}
+			if v.TXChecksum, err = o.k.txChecksum(l.name); err != nil {
+				return err
+			}
 			o.out.Have.Links[name] = v
 		}
 	}

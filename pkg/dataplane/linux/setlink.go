@@ -57,7 +57,7 @@ func (k *Kernel) createLink(name string, want dataplane.Link) error {
 	// Where this can't be written (/proc/sys read-only, no IPv6) the device
 	// works all the same.
 	_ = k.writeSysctl("net/ipv6/conf/"+name+"/accept_ra", "0")
-	return nil
+	return k.setTXChecksum(name, want.TXChecksum)
 }
 
 // createExisting handles the EEXIST of a create: the name is taken, or VNI and
@@ -137,6 +137,9 @@ func (k *Kernel) changeLink(name string, want dataplane.Link) error {
 		}
 		return nil
 	})
+	if err == nil {
+		err = k.setTXChecksum(name, want.TXChecksum)
+	}
 	if err != nil || have.up == want.Up {
 		return err
 	}

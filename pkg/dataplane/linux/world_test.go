@@ -207,6 +207,9 @@ func (a *admin) putLink(name string, l dataplane.Link) {
 	if v, ok := have.(*netlink.Vxlan); ok && l.Local.IsValid() && !v.SrcAddr.Equal(l.Local.AsSlice()) {
 		a.setLocal(attrs.Index, l.Local)
 	}
+	if l.TXChecksum != dataplane.OffloadAsIs {
+		a.ns.Do(func() { a.must(netnstest.SwitchTXChecksum(name, l.TXChecksum == dataplane.OffloadOn)) })
+	}
 	switch up := attrs.Flags&net.FlagUp != 0; {
 	case !up && l.Up:
 		a.must(a.LinkSetUp(have))

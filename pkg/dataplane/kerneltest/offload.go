@@ -1,0 +1,70 @@
+package kerneltest
+
+import "github.com/weftnet/weft/pkg/dataplane"
+
+// offloadCases are about what a device leaves to the network card.
+func offloadCases() map[string]func(*bench) {
+	return map[string]func(*bench){
+		"switched off, and on again":                      offloadSwitched,
+		"somebody else's setting stays if none is wanted": offloadAsIs,
+		"somebody undoes it":                              offloadUndone,
+		"a new device has it too": func(b *bench) {
+			b.settle(withOffload(dataplane.OffloadOff))
+			for _, s := range sides() {
+				b.Admin.Delete(oneLink(s.dev, dataplane.Link{}))
+			}
+			b.settle(withOffload(dataplane.OffloadOff))
+		},
+		"a restarted process sees it": func(b *bench) {
+			b.settle(withOffload(dataplane.OffloadOff))
+			b.Kernel = b.Reopen()
+			b.converged(withOffload(dataplane.OffloadOff))
+		},
+	}
+}
+
+// withOffload is a state whose devices all have the setting.
+func withOffload(o dataplane.Offload) dataplane.State {
+	want := everything(2)
+	for name, l := range want.Links {
+		l.TXChecksum = o
+		want.Links[name] = l
+	}
+	return want
+}
+
+func offloadSwitched(b *bench) {
+	b.settle(everything(2))
+	b.settle(withOffload(dataplane.OffloadOff))
+	p := b.plan(withOffload(dataplane.OffloadOn), full())
+	if have := count(p); have != "~2 link" {
+		b.Errorf("want both devices changed, have:\n%s", p)
+	}
+	b.apply(p)
+	b.converged(everything(2)) // on is what a device has unless something is said
+	if p := b.plan(withOffload(dataplane.OffloadOn), full()); !p.Empty() {
+		b.Errorf("it is on already, and this is planned:\n%s", p)
+	}
+}
+
+func offloadAsIs(b *bench) {
+	b.settle(everything(2))
+	b.Admin.Put(dataplane.State{Links: withOffload(dataplane.OffloadOff).Links})
+	if p := b.plan(everything(2), full()); !p.Empty() {
+		b.Errorf("nothing is wanted of it, and this is planned:\n%s", p)
+	}
+	b.converged(withOffload(dataplane.OffloadOff))
+}
+
+func offloadUndone(b *bench) {
+	want := withOffload(dataplane.OffloadOff)
+	b.settle(want)
+	notices := b.watch()
+	undone := dataplane.State{Links: withOffload(dataplane.OffloadOn).Links}
+	b.Admin.Put(undone)
+	notices.until(undone, want)
+	if have := count(b.plan(want, narrow(undone))); have != "~2 link" {
+		b.Errorf("want both devices changed, have %s", have)
+	}
+	b.settle(want)
+}
