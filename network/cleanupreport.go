@@ -203,7 +203,10 @@ func (c Cleanup) remove(report *CleanupReport, had memories, why string) {
 	}
 	if c.StateDir != "" {
 		c.leaveCommands(report)
-		names := []string{filepath.Join(c.StateDir, leaseFile), filepath.Join(c.StateDir, snapshotFile)}
+		var names []string
+		for _, name := range []string{leaseFile, snapshotFile, checksumFile} {
+			names = append(names, filepath.Join(c.StateDir, name))
+		}
 		torn, _ := filepath.Glob(filepath.Join(c.StateDir, tornFiles)) // the pattern is a good one
 		names = append(names, torn...)
 		for _, name := range names {

@@ -63,6 +63,8 @@ type pieces struct {
 	ways     ways     // of the last look at the host
 	suffixes []string // of this configuration and of those before
 	options  masq.Options
+	// offloads are what devices shall do with checksums; those of base are made.
+	offloads, made wishes
 }
 
 type piece struct {
@@ -91,7 +93,7 @@ func (p *piece) is(l *subnet.Lease, facts dataplane.Facts) bool {
 // renew forgets everything if the host is not what it was, or other rules are
 // wanted, and tells so.
 func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, hole bool) (bool, error) {
-	if p.base != nil && sameHost(p.host, h) && reflect.DeepEqual(p.options, rules) {
+	if p.base != nil && p.offloads == p.made && sameHost(p.host, h) && reflect.DeepEqual(p.options, rules) {
 		return false, nil
 	}
 	options := rules
@@ -99,6 +101,7 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 	if err != nil {
 		return false, err
 	}
+	p.offloads.set(&base)
 	rules.Suffix = suffixOf(&base)
 	firewall := dataplane.State{Chains: masq.Chains(rules), Sysctls: masq.Sysctls(rules.Networks)}
 	if hole {
@@ -123,6 +126,8 @@ func (p *pieces) renew(b backend.Backend, h backend.Host, rules masq.Options, ho
 		retired:  retired,
 		suffixes: suffixes,
 		options:  options,
+		offloads: p.offloads,
+		made:     p.offloads,
 
 		host:  h,
 		base:  []layers.Fragment{layers.New(layerBase, base)},
@@ -254,6 +259,7 @@ func (n *Node) apply(ctx context.Context) {
 		return
 	}
 	rules, why := n.ruleOptions(h)
+	n.pieces.offloads = n.sums.wishes()
 	anew, err := n.pieces.renew(b, h, rules, n.opts.Blackhole)
 	if err != nil {
 		n.waitFor("backend", err)
@@ -277,6 +283,7 @@ func (n *Node) apply(ctx context.Context) {
 	untrack, reason := tunnel.Untrack(n.opts.Tunnel.Untrack, n.view.facts.Firewall)
 	door := n.pieces.door.fragments(n.view.confirmed, untrack)
 	if anew {
+		n.sums.stand(h.Uplink.Iface, n.pieces.links)
 		n.logHost(h, b)
 		n.tellEngine(why)
 	}

@@ -73,6 +73,7 @@ func (n *Node) Metrics() metrics.Snapshot {
 	for _, c := range n.opts.Health.Conditions() {
 		out.Conditions[c.Name] = c.OK
 	}
+	out.Checksums = n.sums.metric()
 	for _, x := range s.Skipped {
 		out.Skipped[fieldLabel(x.Field)]++
 	}

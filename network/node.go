@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/network/checksum"
 	"github.com/weftnet/weft/network/events"
 	"github.com/weftnet/weft/network/probe"
 	"github.com/weftnet/weft/network/uplink"
@@ -52,6 +53,7 @@ type Options struct {
 	Blackhole   bool // --ip-blackhole-route
 	FullyRandom bool
 	Tunnel      TunnelOptions
+	Checksums   checksum.Options
 	// Pods is the host's side of pods' attachments, which is mended by the
 	// records in Attachments; nil leaves them alone.
 	Pods        PodKernel
@@ -93,6 +95,7 @@ type Node struct {
 
 	events *events.Ring
 	probes probing
+	sums   checksums
 
 	self   selfStore     // the store, if this node has an object in it; or nil
 	turned chan struct{} // readiness came or went
@@ -141,6 +144,7 @@ func New(opts Options) *Node {
 		probes: probing{stale: make(chan struct{}, 1)},
 		turned: make(chan struct{}, 1),
 	}
+	n.sums.opts = opts.Checksums
 	n.ledger.complaints = complaints{}
 	n.ledger.commands = map[string]string{}
 	n.self, _ = opts.Store.(selfStore)
@@ -231,6 +235,7 @@ func (n *Node) steer(ctx context.Context, snapshots <-chan subnet.Snapshot,
 	saver := saver{files: n.files, log: n.opts.Log}
 	defer saver.flush()
 	n.restore()
+	n.restoreChecksums()
 	for {
 		n.refreshFacts(ctx)
 		for n.view.changed {

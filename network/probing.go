@@ -12,7 +12,9 @@ import (
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/network/events"
 	"github.com/weftnet/weft/network/probe"
+	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/metrics"
+	"github.com/weftnet/weft/subnet"
 )
 
 // probing is what is known of the paths to the peers.
@@ -59,15 +61,7 @@ func (p *probing) turn(interval time.Duration, off string) {
 func (n *Node) probeBy(ctx context.Context, pinger probe.Pinger) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return pinger.Listen(ctx, func(seq uint32, at time.Time) {
-			n.probes.mu.Lock()
-			took, changed := n.probes.prober.Heard(seq, at)
-			if took > 0 {
-				n.probes.rtt.Observe(took)
-			}
-			n.probes.mu.Unlock()
-			n.tellPaths(changed)
-		})
+		return pinger.Listen(ctx, n.heardProbe)
 	})
 	g.Go(func() error {
 		timer := time.NewTimer(0)
@@ -86,13 +80,30 @@ func (n *Node) probeBy(ctx context.Context, pinger probe.Pinger) error {
 				}
 			case <-timer.C:
 			}
-			wait := n.probeSome(pinger)
+			wait := n.probeSome(ctx, g, pinger)
 			if idle = wait == 0; !idle {
 				timer.Reset(wait)
 			}
 		}
 	})
 	return g.Wait()
+}
+
+// heardProbe takes an answer. It is safe for concurrent use.
+func (n *Node) heardProbe(seq uint32, at time.Time) {
+	n.probes.mu.Lock()
+	took, changed := n.probes.prober.Heard(seq, at)
+	if took > 0 {
+		n.probes.rtt.Observe(took)
+	}
+	n.probes.mu.Unlock()
+	n.tellPaths(changed)
+}
+
+func (p *probing) withdraw(seq uint32, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.prober.Withdraw(seq, now)
 }
 
 // renew has the peers asked for.
@@ -106,10 +117,11 @@ func (p *probing) renew() {
 // aim asks who the peers are.
 func (n *Node) aim(ctx context.Context) error {
 	var targets []probe.Target
-	err := n.ask(ctx, func() { targets = n.view.admitted.targets(n.pieces.host, len(n.pieces.links) > 0) })
+	err := n.ask(ctx, func() { targets = n.view.admitted.targets(n.pieces.host, n.pieces.links) })
 	if err != nil {
 		return err
 	}
+	n.sums.meet(targets)
 	n.probes.mu.Lock()
 	defer n.probes.mu.Unlock()
 	n.probes.prober.SetTargets(targets, time.Now())
@@ -118,8 +130,8 @@ func (n *Node) aim(ctx context.Context) error {
 
 // targets are the peers that have an address inside of the overlay: those of a
 // backend with a device of ours, as they have one of the same kind.
-func (a *admitted) targets(h backend.Host, devices bool) []probe.Target {
-	if !devices {
+func (a *admitted) targets(h backend.Host, links map[string]dataplane.Link) []probe.Target {
+	if len(links) == 0 {
 		return nil
 	}
 	left := map[string]bool{}
@@ -127,6 +139,8 @@ func (a *admitted) targets(h backend.Host, devices bool) []probe.Target {
 		left[s.ID] = true
 	}
 	mtu := a.backend.MTU(h)
+	user, _ := a.backend.(backend.PathUser)
+	shortcuts := user != nil && user.UsesPaths(h.Config)
 	out := make([]probe.Target, 0, len(h.Config.Networks)*len(a.ok))
 	for i := range a.ok {
 		if left[a.ok[i].ID] {
@@ -135,22 +149,32 @@ func (a *admitted) targets(h backend.Host, devices bool) []probe.Target {
 		for _, share := range a.ok[i].Shares {
 			out = append(out, probe.Target{
 				ID: a.ok[i].ID, Overlay: share.Subnet.Addr(), Underlay: share.Public, MTU: mtu,
+				Direct: shortcuts && a.direct(h, links, &a.ok[i], share),
 			})
 		}
 	}
 	return out
 }
 
+// direct tells whether the peer's subnet is reached beside the tunnel.
+func (a *admitted) direct(
+	h backend.Host, links map[string]dataplane.Link, l *subnet.Lease, share subnet.Share,
+) bool {
+	var state dataplane.State
+	err := a.backend.Peer(h, *l, &state)
+	return err == nil && pathTo(share, state, links).Way != "tunnel"
+}
+
 // probeSome sends what is due, and gives when to come again; 0: not before there
 // are other peers.
-func (n *Node) probeSome(pinger probe.Pinger) time.Duration {
+func (n *Node) probeSome(ctx context.Context, g *errgroup.Group, pinger probe.Pinger) time.Duration {
 	n.probes.mu.Lock()
 	send, changed, wait := n.probes.prober.Next(time.Now())
 	n.probes.mu.Unlock()
 	for _, p := range send {
-		// That there is no way, as while the device is away, is a lost probe.
-		_ = pinger.Send(p.To, p.Seq, p.Size)
+		n.sendProbe(ctx, g, pinger, p)
 	}
+	n.compareChecksums(ctx, g)
 	n.tellPaths(changed)
 	return wait
 }

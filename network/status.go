@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/backend"
+	"github.com/weftnet/weft/network/checksum"
 	"github.com/weftnet/weft/pkg/version"
 	"github.com/weftnet/weft/subnet"
 )
@@ -35,6 +36,10 @@ type Status struct {
 	Kernel *KernelStatus `json:"kernel,omitempty"` // what stands there; only with Source
 
 	Probes string `json:"probes,omitempty"` // why peers are not probed, where they should be
+
+	// Checksums are devices that don't leave them to the network card because we
+	// say so.
+	Checksums []checksum.Status `json:"checksums,omitempty"`
 
 	devices []string // ours
 }
@@ -123,7 +128,7 @@ func (n *Node) Status() Status {
 	s.Reasons = n.opts.Health.Reasons()
 	s.Rounds, s.Ops = n.ledger.rounds, n.ledger.ops
 	n.ledger.drift.fill(&s, time.Now())
-	s.Probes = n.probes.why()
+	s.Probes, s.Checksums = n.probes.why(), n.sums.status()
 	if store, ok := n.opts.Store.(mortal); ok {
 		s.Node.Renewed, s.Node.Expires = store.LeaseLife()
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/network/checksum"
 	"github.com/weftnet/weft/network/tunnel"
 )
 
@@ -71,6 +72,9 @@ func (r rows) daemon(s network.Status, now time.Time) {
 	if s.Tunnel.Filter != "" {
 		r.add("Tunnel", tunnelText(s.Tunnel))
 	}
+	for _, c := range s.Checksums {
+		r.add("Checksums", checksumText(c, now))
+	}
 	r.add("Peers", fmt.Sprintf("%d programmed, %d left out", s.Peers, len(s.Skipped)))
 	r.add("Store", storeText(s.Store, now))
 	if s.Store.Away != "" {
@@ -96,6 +100,19 @@ func tunnelText(t network.TunnelStatus) string {
 		return s + "; not tracked: " + t.Reason
 	}
 	return s + "; tracked: " + t.Reason
+}
+
+// checksumText is "of flannel.1 are computed here since 2m: 10.42.1.0 answers …;
+// tried again in 54m".
+func checksumText(c checksum.Status, now time.Time) string {
+	if c.Since.IsZero() {
+		return fmt.Sprintf("of %s are computed here: %s", c.Device, c.Reason)
+	}
+	text := fmt.Sprintf("of %s are computed here since %s: %s", c.Device, age(now, c.Since), c.Reason)
+	if c.Again.After(now) {
+		return text + "; tried again in " + age(c.Again, now)
+	}
+	return text + "; tried again now"
 }
 
 func storeText(s network.StoreStatus, now time.Time) string {

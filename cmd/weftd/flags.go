@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/network/checksum"
 	"github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/cnifiles"
@@ -36,6 +37,7 @@ type settings struct {
 	resync                         int
 	filter                         string
 	notrack                        bool
+	checksums                      string
 	healthzIP                      string
 	healthzPort                    int
 	metricsAddr                    hostPort
@@ -83,7 +85,7 @@ func groups() []group {
 			"subnet-file", "ip-masq", "ip-masq-fully-random-disable", "iptables-forward-rules", "iptables-resync",
 			"ip-blackhole-route", "attachments-dir", "extension-commands",
 		}},
-		{"Tunnel: its own packets, on the underlay", []string{"vxlan-filter", "vxlan-notrack"}},
+		{"Tunnel: its own packets, on the underlay", []string{"vxlan-filter", "vxlan-notrack", "vxlan-checksum-offload"}},
 		{"CNI files: installed once pods can be served, and again when somebody removes them", []string{
 			"cni-conf", "cni-conf-file", "cni-bin-dir", "cni-plugin",
 		}},
@@ -149,6 +151,9 @@ func (s *settings) nodeFlags(fs *flag.FlagSet) {
 			"vtep-only: of known nodes; off: everyone's")
 	fs.BoolVar(&s.notrack, "vxlan-notrack", true,
 		"leave the tunnel's packets out of connection tracking, where no firewall of the host would mind")
+	fs.StringVar(&s.checksums, "vxlan-checksum-offload", string(checksum.Auto),
+		"whether checksums inside the `tunnel` are left to the network card: auto: as the device is, "+
+			"off while probes prove that the card breaks them; on; off")
 }
 
 func (s *settings) runningFlags(fs *flag.FlagSet) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftnet/weft/network/checksum"
 	"github.com/weftnet/weft/network/tunnel"
 )
 
@@ -156,6 +157,7 @@ func (s *settings) check() error {
 	wrong(s.probeInterval != 0 && s.probeInterval < time.Millisecond,
 		"--probe-interval %s: must be 1ms or more, or 0 for no probes", s.probeInterval)
 	wrong(s.resync < 1, "--iptables-resync %d: must be 1 second or more", s.resync)
+	wrong(!checksum.Mode(s.checksums).Known(), "--vxlan-checksum-offload %q: use auto, on or off", s.checksums)
 	wrong(!tunnel.Filter(s.filter).Known(), "--vxlan-filter %q: use strict, vtep-only or off", s.filter)
 	wrong(!slices.Contains([]string{"error", "warn", "info", "debug"}, s.logLevel),
 		"--log-level %q: use error, warn, info or debug", s.logLevel)

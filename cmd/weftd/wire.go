@@ -21,6 +21,7 @@ import (
 	"github.com/weftnet/weft/backend/hostgw"
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/network/checksum"
 	"github.com/weftnet/weft/network/probe"
 	"github.com/weftnet/weft/network/tunnel"
 	"github.com/weftnet/weft/network/uplink"
@@ -153,6 +154,7 @@ func (s *settings) options() network.Options {
 		Blackhole:     s.blackhole,
 		FullyRandom:   !s.noRandom,
 		Tunnel:        network.TunnelOptions{Filter: tunnel.Filter(s.filter), Untrack: s.notrack},
+		Checksums:     checksum.Options{Mode: checksum.Mode(s.checksums), Knock: ping.Knock},
 		SubnetFile:    s.subnetFile,
 		StateDir:      s.stateDir,
 		Socket:        s.socket,

@@ -25,6 +25,8 @@ const (
 	PeerSkipped    Kind = "peer-skipped"    // its lease doesn't count; the detail says why
 	PeerUnheard    Kind = "peer-unheard"    // probes of it are lost; the detail says where
 	PeerHeard      Kind = "peer-heard"      // it answers probes again
+	ChecksumsOff   Kind = "checksums-off"   // the network card breaks them: they are computed here
+	ChecksumsOn    Kind = "checksums-on"    // they are left to it again
 	Repaired       Kind = "repaired"        // entries that somebody had changed or deleted
 	Fight          Kind = "fight"           // somebody keeps changing an entry
 	Conflict       Kind = "conflict"        // something foreign stands where an entry is needed

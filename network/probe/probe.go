@@ -23,6 +23,7 @@ type Target struct {
 	Overlay  netip.Addr // of the peer's VTEP, reached through the overlay
 	Underlay netip.Addr // of the peer itself
 	MTU      int        // bytes of the largest IP packet that the overlay takes
+	Direct   bool       // packets to its pods go beside the tunnel
 }
 
 // Probe is one packet to send.
@@ -30,6 +31,9 @@ type Probe struct {
 	Seq  uint32
 	To   netip.Addr
 	Size int // bytes of the IP packet; 0: a small one
+	// Spare: the path is well, and another packet that the peer answers may be
+	// sent instead, if Heard or Withdraw is told of it.
+	Spare bool
 }
 
 // Pinger sends echo requests and hears the answers.
@@ -246,6 +250,7 @@ func (p *Prober) pause(now time.Time) time.Duration {
 // visit probes a path in the course of a sweep.
 func (p *Prober) visit(one *path, now time.Time) []Probe {
 	send := []Probe{p.probe(one, small, now)}
+	send[0].Spare = one.state == OK && one.history == 0 && !one.target.Direct
 	if one.visits%rare == 0 {
 		send = append(send, p.probe(one, big, now), p.probe(one, underlay, now))
 	}
@@ -315,6 +320,27 @@ func (p *Prober) Heard(seq uint32, now time.Time) (took time.Duration, changed [
 	return took, one.judge(now)
 }
 
+// Withdraw takes it that another packet was sent than the Spare probe, and was
+// not answered: that says nothing, and the path gets its probe at once.
+func (p *Prober) Withdraw(seq uint32, now time.Time) {
+	f, flying := p.flying[seq]
+	delete(p.flying, seq)
+	if flying {
+		p.suspectsNow(f.path, now)
+	}
+}
+
+// suspectsNow has a path looked at more closely.
+func (p *Prober) suspectsNow(one *path, now time.Time) {
+	if one.due.IsZero() {
+		one.due = now
+	}
+	if !one.suspect {
+		one.suspect = true
+		p.suspects = append(p.suspects, one)
+	}
+}
+
 func (p *Prober) lost(f flight, now time.Time) []Change {
 	one := f.path
 	switch f.sort {
@@ -322,13 +348,7 @@ func (p *Prober) lost(f flight, now time.Time) []Change {
 		p.counts.Lost++
 		one.note(true)
 		one.misses = min(one.misses+1, lostTo)
-		if one.due.IsZero() {
-			one.due = now
-		}
-		if !one.suspect {
-			one.suspect = true
-			p.suspects = append(p.suspects, one)
-		}
+		p.suspectsNow(one, now)
 	case big:
 		p.counts.Lost++
 		one.bigMiss = min(one.bigMiss+1, 2)

@@ -273,3 +273,41 @@ func TestAnUnknownNumber(t *testing.T) {
 		}
 	}
 }
+
+// TestSpareProbes: of a path that is well, and that another packet was sent and
+// lost is not held against it.
+func TestSpareProbes(t *testing.T) {
+	w := newWorld(t, 1, 100*time.Millisecond)
+	first, _, _ := w.p.Next(w.now)
+	if first[0].Spare {
+		t.Error("nothing is known of the path, and its probe is spare")
+	}
+	w.p.Heard(first[0].Seq, w.now.Add(time.Millisecond))
+	w.run(20 * time.Second)
+	w.now = w.now.Add(revisit)
+	next, _, _ := w.p.Next(w.now)
+	if len(next) == 0 || !next[0].Spare {
+		t.Fatalf("the path is well, and its probe is not spare: %+v", next)
+	}
+	w.now = w.now.Add(tick)
+	w.p.Withdraw(next[0].Seq, w.now)
+	again, changed, _ := w.p.Next(w.now)
+	if len(again) != 2 || again[0].Spare || len(changed) > 0 {
+		t.Errorf("want the closer look at once: %+v, %v", again, changed)
+	}
+	for _, probe := range again {
+		w.p.Heard(probe.Seq, w.now.Add(time.Millisecond))
+	}
+	w.run(time.Minute)
+	if s := w.status(0); s.State != OK || s.Loss > 0 {
+		t.Errorf("the path is %s with a loss of %v", s.State, s.Loss)
+	}
+	w.deaf[target(0).Overlay] = true
+	w.run(time.Second)
+	for range 10 {
+		if send, _, _ := w.p.Next(w.now); len(send) > 0 && send[0].Spare {
+			t.Error("a path that is lost has a spare probe")
+		}
+		w.run(time.Second)
+	}
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
+	"github.com/weftnet/weft/pkg/offload"
 )
 
 // State is a set of kernel entries, each map keyed as the kernel keys it. A nil
@@ -47,28 +48,12 @@ type Link struct {
 	Learning bool // let the device learn FDB entries from what it receives
 	GBP      bool // group policy extension: only at creation, an existing device keeps its own
 	// TXChecksum is whether the checksums of what it carries are left to the
-	// network card (ethtool's tx-checksum-ip-generic). A have says OffloadOff or
+	// network card (ethtool's tx-checksum-ip-generic). A have says Off or
 	// nothing: on is what the kernel gives a new device.
-	TXChecksum Offload
+	TXChecksum offload.Setting
 	// Actual is the name that the kernel has for it, where it is not the
 	// wanted one. Only in a have.
 	Actual string
-}
-
-// Offload is whether a device leaves work to the network card.
-type Offload uint8
-
-// What may be wanted of an offload. AsIs is no wish: whatever somebody else has
-// set stays.
-const (
-	OffloadAsIs Offload = iota
-	OffloadOn
-	OffloadOff
-)
-
-// suits tells whether what a device does is what is wanted.
-func (want Offload) suits(have Offload) bool {
-	return want == OffloadAsIs || (want == OffloadOff) == (have == OffloadOff)
 }
 
 // AddrKey is an address on a link, with the prefix length as set.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
+	"github.com/weftnet/weft/pkg/offload"
 )
 
 // Kind is a kind of kernel entry. Its order is the order of creation: an entry
@@ -67,7 +68,7 @@ var links = &table[string, Link]{
 	of:   func(s *State) *map[string]Link { return &s.Links },
 	equal: func(have, want Link) bool {
 		want.GBP = have.GBP // can't change in place: an adopted device keeps its own
-		if want.TXChecksum.suits(have.TXChecksum) {
+		if want.TXChecksum.Suits(have.TXChecksum) {
 			want.TXChecksum = have.TXChecksum
 		}
 		return have == want
@@ -162,7 +163,7 @@ func linkText(name string, l Link) string {
 	if l.Up {
 		s += " up"
 	}
-	if l.TXChecksum == OffloadOff {
+	if l.TXChecksum == offload.Off {
 		s += " tx-checksum off"
 	}
 	s += vxlanText(l)

@@ -229,6 +229,11 @@ func deviceFamilies() (out []family) {
 func probeFamilies() []family {
 	return []family{
 		{
+			name: "weft_checksum_offload_disabled", kind: gauge, labels: []string{"device"},
+			help: "1 for a device of the tunnel whose checksums are computed here because weftd says so, 0 for any other.",
+			read: func(s *Snapshot) []value { return each(s.Checksums, truth) },
+		},
+		{
 			name: "weft_probe_paths", kind: gauge, labels: []string{"state"},
 			help: "Paths to peers, one for each address family, by what probes found; absent where nothing is probed.",
 			read: func(s *Snapshot) []value { return each(s.Paths, number[int]) },

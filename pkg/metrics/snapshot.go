@@ -33,7 +33,8 @@ type Snapshot struct {
 	Repairs            map[string]int    // by kind
 	Fights, Conflicts  int
 
-	Devices map[string]Device // by name
+	Devices   map[string]Device // by name
+	Checksums map[string]bool   // by device: whether they are computed here because we say so
 
 	Paths                  map[string]int    // by state; nil: nothing is probed
 	ProbesSent, ProbesLost map[string]uint64 // through the overlay, the underlay

@@ -128,3 +128,32 @@ func FuzzParse(f *testing.F) {
 		f.Errorf("%d %v", seq, ok)
 	}
 }
+
+func TestKnock(t *testing.T) {
+	ns := netnstest.New(t)
+	ns.Exec("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1")
+	ns.Exec("ip", "link", "set", "v1", "up")
+	ns.Exec("ip", "addr", "add", "192.0.2.1/24", "dev", "v0")
+	ns.Exec("ip", "link", "set", "v0", "up")
+	for _, finished := range []bool{false, true} {
+		for to, want := range map[string]bool{"127.0.0.1": true, "::1": true, "192.0.2.9": false} {
+			ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+			if !want {
+				stop()
+				ctx, stop = context.WithTimeout(t.Context(), 100*time.Millisecond)
+			}
+			var have bool
+			var err error
+			ns.Do(func() { have, err = Knock(ctx, netip.MustParseAddr(to), finished) })
+			stop()
+			if have != want || err != nil {
+				t.Errorf("%s, finished %t: answered %t, want %t; %v", to, finished, have, want, err)
+			}
+		}
+		ns.Do(func() {
+			if _, err := Knock(t.Context(), netip.MustParseAddr("203.0.113.1"), finished); err == nil {
+				t.Error("sent to where there is no way")
+			}
+		})
+	}
+}

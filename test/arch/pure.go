@@ -15,7 +15,7 @@ import (
 func pure() []string {
 	return []string{
 		"pkg/dataplane", "pkg/dataplane/layers", "pkg/dataplane/ruleset", "subnet", "backend", "backend/...",
-		"network/...", "pkg/commands", "pkg/mac", "pkg/ipmath", "pkg/subnetenv",
+		"network/...", "pkg/commands", "pkg/mac", "pkg/offload", "pkg/ipmath", "pkg/subnetenv",
 		"pkg/tables", "pkg/tables/...", "pkg/trace", "pkg/doctor",
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/mac"
+	"github.com/weftnet/weft/pkg/offload"
 )
 
 // This file is the kernel proper: what each request does besides what it says,
@@ -85,10 +86,10 @@ func (k *Kernel) tune(i *iface, l dataplane.Link) {
 		i.addrs[i.linkLocal()] = true
 	}
 	i.up = l.Up
-	if v := i.vxlan; v != nil && l.TXChecksum != dataplane.OffloadAsIs {
-		v.TXChecksum = dataplane.OffloadAsIs // on is not told
-		if l.TXChecksum == dataplane.OffloadOff {
-			v.TXChecksum = dataplane.OffloadOff
+	if v := i.vxlan; v != nil && l.TXChecksum != offload.AsIs {
+		v.TXChecksum = offload.AsIs // on is not told
+		if l.TXChecksum == offload.Off {
+			v.TXChecksum = offload.Off
 		}
 	}
 }

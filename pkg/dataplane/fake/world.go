@@ -12,6 +12,7 @@ import (
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/pkg/mac"
+	"github.com/weftnet/weft/pkg/offload"
 )
 
 // Put is somebody else with iproute2: it makes what is not there and changes
@@ -175,4 +176,15 @@ func (k *Kernel) Dump() string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n") + "\n"
+}
+
+// TXChecksum is what `ethtool -k` shows of a VXLAN device: OffloadOff, or as a
+// new one has it.
+func (k *Kernel) TXChecksum(link string) offload.Setting {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if i := k.ifaces[link]; i != nil && i.vxlan != nil {
+		return i.vxlan.TXChecksum
+	}
+	return offload.AsIs
 }

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/weftnet/weft/pkg/dataplane"
+	"github.com/weftnet/weft/pkg/offload"
 )
 
 // What `ethtool -K DEV tx-checksum-ip-generic` writes is asked for by the older
@@ -47,25 +47,25 @@ func (k *Kernel) ethtool(name string, v *ethtoolValue) error {
 }
 
 // txChecksum gives OffloadOff or nothing. A device that goes meanwhile has none.
-func (k *Kernel) txChecksum(name string) (dataplane.Offload, error) {
+func (k *Kernel) txChecksum(name string) (offload.Setting, error) {
 	v := ethtoolValue{command: ethtoolGetTXChecksum}
 	switch err := k.ethtool(name, &v); {
 	case errors.Is(err, unix.ENODEV):
-		return dataplane.OffloadAsIs, nil
+		return offload.AsIs, nil
 	case err != nil:
-		return dataplane.OffloadAsIs, fmt.Errorf("ask %s for its checksum offload: %w", name, err)
+		return offload.AsIs, fmt.Errorf("ask %s for its checksum offload: %w", name, err)
 	case v.value == 0:
-		return dataplane.OffloadOff, nil
+		return offload.Off, nil
 	}
-	return dataplane.OffloadAsIs, nil
+	return offload.AsIs, nil
 }
 
-func (k *Kernel) setTXChecksum(name string, want dataplane.Offload) error {
+func (k *Kernel) setTXChecksum(name string, want offload.Setting) error {
 	v := ethtoolValue{command: ethtoolSetTXChecksum}
 	switch want {
-	case dataplane.OffloadAsIs:
+	case offload.AsIs:
 		return nil
-	case dataplane.OffloadOn:
+	case offload.On:
 		v.value = 1
 	}
 	if err := k.ethtool(name, &v); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/weftnet/weft/pkg/dataplane/kerneltest"
 	"github.com/weftnet/weft/pkg/dataplane/linux"
 	"github.com/weftnet/weft/pkg/netnstest"
+	"github.com/weftnet/weft/pkg/offload"
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -207,8 +208,8 @@ func (a *admin) putLink(name string, l dataplane.Link) {
 	if v, ok := have.(*netlink.Vxlan); ok && l.Local.IsValid() && !v.SrcAddr.Equal(l.Local.AsSlice()) {
 		a.setLocal(attrs.Index, l.Local)
 	}
-	if l.TXChecksum != dataplane.OffloadAsIs {
-		a.ns.Do(func() { a.must(netnstest.SwitchTXChecksum(name, l.TXChecksum == dataplane.OffloadOn)) })
+	if l.TXChecksum != offload.AsIs {
+		a.ns.Do(func() { a.must(netnstest.SwitchTXChecksum(name, l.TXChecksum == offload.On)) })
 	}
 	switch up := attrs.Flags&net.FlagUp != 0; {
 	case !up && l.Up:
