@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,21 +38,7 @@ func newUICommand(g *globals) *cobra.Command {
 // serveUI goes on until ctx ends, also while no weftd runs.
 func serveUI(ctx context.Context, listener net.Listener, socket string) error {
 	client := clientOf(socket, 30*time.Second)
-	handler, err := ui.Handler(func(ctx context.Context, path string) (io.ReadCloser, error) {
+	return ui.Serve(ctx, listener, func(ctx context.Context, path string) (io.ReadCloser, error) {
 		return get(ctx, client, socket, path)
 	})
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
-	const patience = 10 * time.Second
-	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: patience, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 16 << 10,
-	}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the page on %s: %w", listener.Addr(), err)
-	}
-	return nil
 }

@@ -41,6 +41,7 @@ type settings struct {
 	healthzIP                      string
 	healthzPort                    int
 	metricsAddr                    hostPort
+	uiAddr                         localPort
 	probeInterval                  time.Duration
 	embedded                       bool
 	server                         embedded.Options
@@ -91,7 +92,7 @@ func groups() []group {
 		}},
 		{"Running", []string{
 			"config", "state-dir", "socket", "sysctl-dir", "healthz-ip", "healthz-port",
-			"metrics-addr", "probe-interval", "log-level", "log-format",
+			"metrics-addr", "ui-addr", "probe-interval", "log-level", "log-format",
 			"v", "vmodule", "log_backtrace_at", "version",
 		}},
 	}
@@ -169,6 +170,8 @@ func (s *settings) runningFlags(fs *flag.FlagSet) {
 		"`port` of the health server with /healthz, /livez and /readyz; 0 for none")
 	fs.Var(&s.metricsAddr, "metrics-addr",
 		"`HOST:PORT` where Prometheus finds /metrics, as 127.0.0.1:9101; empty for none")
+	fs.Var(&s.uiAddr, "ui-addr",
+		"`HOST:PORT` where a browser on this machine finds the status page, as 127.0.0.1:9102; empty for none")
 	fs.DurationVar(&s.probeInterval, "probe-interval", 100*time.Millisecond,
 		"`time` between two probes of the paths to peers, whatever their number; 0 for none")
 	fs.StringVar(&s.logLevel, "log-level", "info", "`level`: error, warn, info or debug (each kernel write)")

@@ -254,6 +254,8 @@ func sample(f *flag.Flag) string {
 		return "fd00:42::/48"
 	case "probe-interval":
 		return "1.5s"
+	case "ui-addr":
+		return "127.0.0.1:9102"
 	case "metrics-addr":
 		return "127.0.0.1:9101"
 	case "vmodule":

@@ -115,6 +115,9 @@ func serve(ctx context.Context, s settings, log logrus.FieldLogger) error {
 	if s.metricsAddr != "" {
 		g.Go(func() error { return s.serveMetrics(ctx, node, log) })
 	}
+	if at := s.uiAddr.String(); at != "" {
+		g.Go(func() error { return serveUI(ctx, at, node, log) })
+	}
 	g.Go(func() error { return node.Run(ctx) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 )
 
 //go:embed page
@@ -124,7 +126,27 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("%w; choose another --listen", err)
+		return nil, fmt.Errorf("%w; choose another port", err)
 	}
 	return listener, nil
+}
+
+// Serve answers until ctx ends, and gives nil then, or why it can't go on. It
+// closes the listener.
+func Serve(ctx context.Context, listener net.Listener, ask Ask) error {
+	handler, err := Handler(ask)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	const patience = 10 * time.Second
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: patience, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 16 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the page on %s: %w", listener.Addr(), err)
+	}
+	return nil
 }

@@ -117,7 +117,7 @@ func TestListen(t *testing.T) {
 	defer func() { _ = taken.Close() }()
 	for addr, want := range map[string]string{
 		":9102": "others could reach it", "0.0.0.0:9102": "others could reach it", "192.168.77.2:9102": "others could reach it",
-		"9102": "give an address and a port", taken.Addr().String(): "choose another --listen",
+		"9102": "give an address and a port", taken.Addr().String(): "choose another port",
 	} {
 		l, err := ui.Listen(t.Context(), addr)
 		if err == nil {

@@ -111,3 +111,56 @@ func (d *daemon) subnet(t *testing.T) string {
 	}
 	return s.Node.Subnets[0]
 }
+
+// TestDaemonServesThePage: to this machine, under its own names.
+func TestDaemonServesThePage(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, underlay4)
+	d := c.daemon(0, c.storeArgs("--network=10.42.0.0/16", "--ui-addr=127.0.0.1:9102")...).start()
+	d.awaitReady(0)
+	client := d.node.Client()
+	client.Timeout = 10 * time.Second
+	for _, ask := range []struct {
+		method, host, path string
+		code               int
+		body               string
+	}{
+		{"GET", "localhost:9102", "/", 200, "<title>weft</title>"},
+		{"GET", "127.0.0.1:9102", "/v1/status", 200, `"ready": true`},
+		{"GET", "127.0.0.1:9102", "/v1/peers", 200, "["},
+		{"GET", "127.0.0.1:9102", "/v1/events?after=0", 200, `"kind":"started"`},
+		{"GET", "127.0.0.1:9102", "/v1/plan", 404, ""},
+		{"POST", "127.0.0.1:9102", "/v1/status", 405, ""},
+		{"GET", "weft.example:9102", "/v1/status", 403, "for localhost only"}, // a name that was led here
+		{"GET", c.Nodes[0].Addrs[0].String() + ":9102", "/v1/status", 403, "for localhost only"},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), ask.method, "http://127.0.0.1:9102"+ask.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Host = ask.host
+		reply, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(reply.Body)
+		_ = reply.Body.Close()
+		if err != nil || reply.StatusCode != ask.code || !strings.Contains(string(body), ask.body) {
+			t.Errorf("%+v: %s %v\n%.300s", ask, reply.Status, err, body)
+		}
+	}
+	// Not at the node's own address, and nowhere without the flag.
+	outside := c.Outside.Client()
+	outside.Timeout = 5 * time.Second
+	if reply, err := outside.Get("http://" + c.Nodes[0].Addrs[0].String() + ":9102/"); err == nil {
+		_ = reply.Body.Close()
+		t.Error("another host reaches it")
+	}
+	d.stop()
+	d.args = slices.DeleteFunc(d.args, func(arg string) bool { return strings.HasPrefix(arg, "--ui-addr") })
+	d.start().awaitReady(0)
+	if reply, err := client.Get("http://127.0.0.1:9102/"); err == nil {
+		_ = reply.Body.Close()
+		t.Error("it is served without the flag")
+	}
+}
