@@ -147,7 +147,7 @@ func (c *cluster) besiege(t *testing.T, victim *daemon, pods []*topology.Pod, fa
 		}
 		return nil
 	}
-	eventually(t, 5*time.Second, arrived)
+	eventually(t, 20*time.Second, arrived)
 	<-time.After(50 * time.Millisecond) // for one that comes late
 	if err := arrived(); err != nil {
 		t.Error(err)

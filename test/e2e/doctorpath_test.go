@@ -94,7 +94,7 @@ func (w *ward) tunnelAddr(i int) netip.Addr {
 
 // awaitPeer waits until the patient reaches node 1 again.
 func (w *ward) awaitPeer() {
-	eventually(w.t, 10*time.Second, func() error {
+	eventually(w.t, 30*time.Second, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 		defer cancel()
 		_, err := w.node().Ping(ctx, topology.Ping{To: w.tunnelAddr(1)})

@@ -176,7 +176,7 @@ func TestRulesInIPTables(t *testing.T) {
 				{"-t", "filter", "-D", "FLANNEL-FWD", "1"}, {"-t", "filter", "-I", "FLANNEL-FWD", "-j", "DROP"},
 			} {
 				c.iptables(1, "iptables-"+string(k), hurt...)
-				eventually(t, 4*time.Second, func() error {
+				eventually(t, 20*time.Second, func() error {
 					if d := cmp.Diff(before, c.rules(1, "iptables-"+string(k))); d != "" {
 						return errors.New(d)
 					}

@@ -107,7 +107,7 @@ func (u *underTraffic) endure(
 		d.awaitReady(2)
 	}
 	watch(t, 200, u.streams...) // packets flow
-	eventually(t, 2*time.Second, func() error {
+	eventually(t, 10*time.Second, func() error {
 		if lost := missing(u.streams) - before; lost > 0 && !lossy {
 			return fmt.Errorf("%d packets lost", lost)
 		}

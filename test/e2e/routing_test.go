@@ -79,7 +79,7 @@ func (c *cluster) way(node int, subnet netip.Prefix) (way string, err error) {
 // awaitWay waits until a node's routes lead to a subnet like this.
 func (c *cluster) awaitWay(node int, subnet netip.Prefix, want string) {
 	c.t.Helper()
-	eventually(c.t, 5*time.Second, func() error {
+	eventually(c.t, 20*time.Second, func() error {
 		have, err := c.way(node, subnet)
 		if err == nil && have != want {
 			err = fmt.Errorf("%s: to %s: %q, want %q", c.Nodes[node].Name, subnet, have, want)

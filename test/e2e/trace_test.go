@@ -180,7 +180,7 @@ func killedTrace(t *testing.T, c *cluster) {
 		t.Fatalf("it ended before it could be killed: %v", err)
 	}
 	<-proc.Done()
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, 20*time.Second, func() error {
 		if seen() {
 			return errors.New("its table is still there")
 		}

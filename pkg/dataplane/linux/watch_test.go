@@ -167,7 +167,7 @@ type watcher struct {
 	scopes chan dataplane.Scope
 }
 
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 func (h *host) watch() *watcher {
 	h.Helper()

@@ -60,20 +60,21 @@ func TestClientsMustShowACertificate(t *testing.T) {
 	if len(s.etcd.Clients) != 1 {
 		t.Errorf("listeners: want one, have %d", len(s.etcd.Clients))
 	}
-	get := func(files tlsfile.Files) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	get := func(files tlsfile.Files, patience time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		_, err := secureClient(t, files, s.Endpoint()).Get(ctx, "x")
 		return err
 	}
-	if err := get(tlsfile.Files{CA: ca.File}); err == nil {
+	const refused, served = 700 * time.Millisecond, 20 * time.Second // who is refused tries on
+	if err := get(tlsfile.Files{CA: ca.File}, refused); err == nil {
 		t.Error("a client without a certificate was served")
 	}
 	stranger := issue(tlstest.New(t, dir, "other"), dir, "stranger")
-	if err := get(tlsfile.Files{CA: ca.File, Cert: stranger.CertFile, Key: stranger.KeyFile}); err == nil {
+	if err := get(tlsfile.Files{CA: ca.File, Cert: stranger.CertFile, Key: stranger.KeyFile}, refused); err == nil {
 		t.Error("a client with another authority's certificate was served")
 	}
-	if err := get(o.files()); err != nil {
+	if err := get(o.files(), served); err != nil {
 		t.Error(err)
 	}
 }
