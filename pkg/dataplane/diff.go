@@ -56,6 +56,9 @@ type Plan struct {
 	// Conflicts are wanted entries on whose key something foreign stands: Old
 	// is what is there, New what is wanted. They are never applied.
 	Conflicts []Op
+	// ReadBack says that whoever applies the plan observes all afterwards, whatever
+	// becomes of it: a Kernel need not hear meanwhile what others do.
+	ReadBack bool
 }
 
 // Empty tells whether there is nothing to write. Conflicts don't count: there

@@ -42,6 +42,10 @@ func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpErr
 		}
 	}
 	k.memory.planned(p)
+	if p.ReadBack {
+		k.memory.engross(true)
+		defer k.memory.engross(false)
+	}
 	for i := 0; i < len(p.Ops); i++ {
 		op := p.Ops[i]
 		if !a.joins(op) || ctx.Err() != nil {

@@ -47,6 +47,9 @@ type memory struct {
 	watchers int
 	host     host
 	writer   processName // that was asked for last
+	// engrossed is while a plan is written after which all is read: the FDB is not
+	// listened to.
+	engrossed bool
 	// touched are chains of the nftables transaction that is being notified.
 	touched dataplane.Scope
 
@@ -315,7 +318,7 @@ func (m *memory) meet(parent link, addrs []address) {
 func (m *memory) wroteForward(index int, hw mac.Addr, vtep netip.Addr) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.watchers == 0 {
+	if m.watchers == 0 || m.engrossed {
 		return
 	}
 	if len(m.written) >= maxWritten {

@@ -26,6 +26,9 @@ func (m *memory) mute(l *listener) {
 	filter := mutingAll(own)
 	if protocol == unix.NETLINK_ROUTE {
 		filter = muting(own, m.others())
+		if m.engrossed {
+			filter = slices.Concat(noForwards(), filter)
+		}
 	}
 	_ = l.attach(filter) // what passes is sorted out here
 }
@@ -83,6 +86,32 @@ func mutingAll(own []uint32) []unix.SockFilter {
 		out = append(out, equal(ours, len(own)-i))
 	}
 	return append(out, give(everything), give(0))
+}
+
+// engross has nothing be heard of the FDB, or all again. Its notifications don't name
+// the writer: those of 10,000 peers would all have to be read.
+func (m *memory) engross(now bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.engrossed = now
+	m.muteAll()
+}
+
+// noForwards drops what is of the FDB, and goes on with the filter behind it.
+//
+//	load type ─┬─ a neighbour → load family ─┬─ bridge → drop
+//	           └─ else → on                  └─ else → on
+func noForwards() []unix.SockFilter {
+	other := unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: 3}
+	return []unix.SockFilter{
+		load(unix.BPF_H, offsetType),
+		equal(swapped(unix.RTM_NEWNEIGH), 2),
+		equal(swapped(unix.RTM_DELNEIGH), 1),
+		other,
+		load(unix.BPF_B, offsetFamily), // struct ndmsg begins with it, as struct rtmsg
+		unequal(unix.AF_BRIDGE, 1),
+		give(0),
+	}
 }
 
 // hostRoutes is the filter for who cares for the routes to single addresses only: of

@@ -2,6 +2,7 @@ package linux
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/net/bpf"
@@ -36,6 +37,34 @@ func TestMuting(t *testing.T) {
 			e.end()
 			copy(e.buf[offsetPort:], uint32Attr(0, test.writer).Data)
 			passes(t, muting(test.own, ourRoutes(RouteProtocol, nil)), e.buf, test.passes)
+		})
+	}
+}
+
+func TestNoForwards(t *testing.T) {
+	tests := map[string]struct {
+		typ    int
+		family uint8
+		want   bool
+	}{
+		"an FDB entry":                   {unix.RTM_NEWNEIGH, unix.AF_BRIDGE, false},
+		"one that goes":                  {unix.RTM_DELNEIGH, unix.AF_BRIDGE, false},
+		"a neighbour":                    {unix.RTM_NEWNEIGH, unix.AF_INET, true},
+		"a neighbour goes":               {unix.RTM_DELNEIGH, unix.AF_INET6, true},
+		"a link of a bridge":             {unix.RTM_NEWLINK, unix.AF_BRIDGE, true},
+		"a route":                        {unix.RTM_NEWROUTE, unix.AF_INET, true},
+		"a route that the rest is about": {unix.RTM_DELROUTE, unix.AF_INET, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var e encoder
+			e.begin(test.typ, 0)
+			e.bytes(test.family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+			e.end()
+			if !test.want && test.family == unix.AF_INET {
+				copy(e.buf[offsetPort:], uint32Attr(0, 7).Data)
+			}
+			passes(t, slices.Concat(noForwards(), muting([]uint32{7}, ourRoutes(RouteProtocol, nil))), e.buf, test.want)
 		})
 	}
 }

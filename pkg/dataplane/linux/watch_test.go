@@ -99,6 +99,34 @@ func TestWatchOverrun(t *testing.T) {
 	}
 }
 
+// Of a start with many peers nothing is heard, and of the FDB all again afterwards.
+func TestMassesAreNotHeard(t *testing.T) {
+	h := newHost(t)
+	h.SetWatchBuffer(1)
+	w, fence := h.fenced()
+	one := func(i int) dataplane.FDBKey {
+		return dataplane.FDBKey{Link: dev, MAC: mac.Addr{2, 0, 0, 0, byte(i >> 8), byte(i)}}
+	}
+	want := links()
+	want.Neighs = map[dataplane.NeighKey]mac.Addr{fenceKey(): {2, 0, 0, 0, 0, 5}}
+	want.FDB = map[dataplane.FDBKey]netip.Addr{}
+	for i := range 500 {
+		want.FDB[one(i)] = netip.MustParseAddr("192.0.2.9")
+	}
+	plan := h.plan(want)
+	plan.ReadBack = true
+	if failed := h.Apply(t.Context(), plan); len(failed) > 0 {
+		t.Fatal(failed)
+	}
+	fence()
+	w.nothingBut()
+	gone := dataplane.State{FDB: map[dataplane.FDBKey]netip.Addr{one(7): netip.MustParseAddr("192.0.2.9")}}
+	h.admin.Delete(gone)
+	if s := w.next("what somebody deleted"); len(s.Keys.FDB) != 1 {
+		t.Errorf("heard %+v", s)
+	}
+}
+
 // A routing daemon whose sessions flap doesn't reach us: of 4,000 changes not one
 // fills a queue that has room for one.
 func TestForeignRoutesAreNotHeard(t *testing.T) {

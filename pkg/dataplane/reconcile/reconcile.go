@@ -297,9 +297,11 @@ func (l *Loop) round(ctx context.Context, s, fresh dataplane.Scope) (again datap
 	if r.Applied.Empty() {
 		return dataplane.Scope{}
 	}
+	// One that begins anew looks at all of it again: it is cheaper than a list.
+	r.Applied.ReadBack = s.All && len(r.Applied.Ops) >= mass
 	r.Failed = l.kernel.Apply(ctx, r.Applied)
-	check := s // one that begins anew looks at all of it again: it is cheaper than a list
-	if !s.All || len(r.Applied.Ops) < mass || len(r.Failed) > 0 {
+	check := s
+	if !r.Applied.ReadBack {
 		check = l.scope(written(r.Applied, r.Failed))
 	}
 	if r.Left, r.Err = l.plan(ctx, check); r.Err != nil {
