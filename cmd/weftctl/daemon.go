@@ -42,9 +42,9 @@ func newStatusCommand(g *globals) *cobra.Command {
 			} else if err != nil {
 				return err
 			}
-			return errors.Join(err, g.print(cmd.OutOrStdout(), s, func(out io.Writer) error {
+			return errors.Join(err, g.print(cmd.OutOrStdout(), s, coloured(func(out io.Writer) error {
 				return printStatus(out, s, time.Now())
-			}))
+			}, statusColours())))
 		},
 	}
 	stateFlags(cmd.Flags(), &where.StateDir, &where.SubnetFile)

@@ -55,7 +55,7 @@ func (f *demoFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	o.Out, o.Terminal = cmd.OutOrStdout(), isTerminal()
+	o.Out, o.Terminal = cmd.OutOrStdout(), isTerminal(os.Stdout)
 	if f.down {
 		return demo.Down(o)
 	}
@@ -94,10 +94,4 @@ func (f *demoFlags) complete() (demo.Options, error) {
 		o.Bin = filepath.Dir(self)
 	}
 	return o, nil
-}
-
-// isTerminal tells whether somebody looks who can see colours.
-func isTerminal() bool {
-	info, err := os.Stdout.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb" && os.Getenv("NO_COLOR") == ""
 }

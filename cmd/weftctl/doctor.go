@@ -78,7 +78,8 @@ func (f *doctorFlags) run(cmd *cobra.Command, g *globals) error {
 		return err
 	}
 	results := doctor.Examine(facts, f.checks...)
-	err = g.print(cmd.OutOrStdout(), results, func(out io.Writer) error { return printDoctor(out, results, f.all) })
+	table := func(out io.Writer) error { return printDoctor(out, results, f.all) }
+	err = g.print(cmd.OutOrStdout(), results, coloured(table, doctorColours()))
 	if err == nil && doctor.Worst(results) == doctor.Fail {
 		return errUnwell
 	}

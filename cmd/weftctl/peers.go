@@ -26,9 +26,9 @@ func newPeersCommand(g *globals) *cobra.Command {
 			if err := askDaemon(cmd.Context(), g.socket, "/v1/peers", &peers); err != nil {
 				return err
 			}
-			return g.print(cmd.OutOrStdout(), peers, func(out io.Writer) error {
+			return g.print(cmd.OutOrStdout(), peers, coloured(func(out io.Writer) error {
 				return printPeers(out, peers, time.Now())
-			})
+			}, peersColours()))
 		},
 	}
 }
