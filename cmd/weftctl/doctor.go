@@ -72,6 +72,7 @@ func (f *doctorFlags) run(cmd *cobra.Command, g *globals) error {
 	o.Daemon = func(ctx context.Context) doctor.Daemon { return askHealth(ctx, g.socket) }
 	if cmd.Flags().Changed("etcd-endpoints") || setting("ETCD_ENDPOINTS", "") != "" {
 		o.Leases, o.Clock = f.leases, clockOf(strings.Split(f.store.endpoints, ","))
+		o.ClockTLS = f.store.secrets()
 	}
 	facts, err := gather.Facts(cmd.Context(), o)
 	if err != nil {
@@ -109,10 +110,10 @@ func (f *doctorFlags) leases(ctx context.Context) (leases []subnet.Lease, err er
 	return leases, err
 }
 
-// clockOf is the page of etcd that tells its time, where that needs no keys.
+// clockOf is the page of etcd that tells its time.
 func clockOf(endpoints []string) string {
 	for _, e := range endpoints {
-		if u, err := url.Parse(e); err == nil && u.Scheme == "http" {
+		if u, err := url.Parse(e); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
 			return u.JoinPath("health").String()
 		}
 	}

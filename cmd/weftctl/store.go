@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/pkg/tlsfile"
 	"github.com/weftnet/weft/subnet"
 	"github.com/weftnet/weft/subnet/etcd"
 )
@@ -51,6 +53,20 @@ func (f *storeFlags) options() etcd.Options {
 		o.Password = ""
 	}
 	return o
+}
+
+// secrets are for an HTTPS request to etcd; nil if there are none, or they can't
+// be read, of which the store itself complains.
+func (f *storeFlags) secrets() *tls.Config {
+	files := tlsfile.Files{CA: f.ca, Cert: f.cert, Key: f.key}
+	if !files.Given() {
+		return nil
+	}
+	reader, err := tlsfile.Open(files, "etcd", func(error) {})
+	if err != nil {
+		return nil
+	}
+	return reader.Config()
 }
 
 // with opens the store for one command.

@@ -9,6 +9,7 @@ package gather
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,8 +33,11 @@ type Options struct {
 	// Leases asks the store, whose clock is told by an HTTP server at Clock.
 	Leases func(context.Context) ([]subnet.Lease, error)
 	Clock  string
-	Peers  int           // at most so many get packets
-	Wait   time.Duration // for an answer of theirs; the first may wait for a neighbour's
+	// ClockTLS is how it is talked to if its URL begins with https; nil: by the
+	// host's certificates.
+	ClockTLS *tls.Config
+	Peers    int           // at most so many get packets
+	Wait     time.Duration // for an answer of theirs; the first may wait for a neighbour's
 }
 
 // Facts gathers. It reads the namespace of the calling thread.
@@ -87,7 +91,7 @@ func (o Options) askStore(ctx context.Context, s *doctor.Store) ([]subnet.Lease,
 	if err != nil {
 		s.Err = err.Error()
 	}
-	s.Skew, s.Clocked = skewOf(ctx, o.Clock)
+	s.Skew, s.Clocked = skewOf(ctx, o.Clock, o.ClockTLS)
 	return all, err == nil
 }
 

@@ -3,6 +3,7 @@ package gather
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"net/http"
 	"net/netip"
@@ -101,7 +102,7 @@ func sameFamily(list []doctor.Member, m doctor.Member) int {
 
 // skewOf compares our clock with that of an HTTP server (RFC 9110 section
 // 6.6.1), which tells whole seconds.
-func skewOf(ctx context.Context, url string) (time.Duration, bool) {
+func skewOf(ctx context.Context, url string, secrets *tls.Config) (time.Duration, bool) {
 	if url == "" {
 		return 0, false
 	}
@@ -110,7 +111,8 @@ func skewOf(ctx context.Context, url string) (time.Duration, bool) {
 		return 0, false
 	}
 	start := time.Now()
-	reply, err := http.DefaultClient.Do(request)
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: secrets, DisableKeepAlives: true}}
+	reply, err := client.Do(request)
 	if err != nil {
 		return 0, false
 	}
