@@ -10,6 +10,7 @@ import (
 
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/network/masq"
+	"github.com/weftnet/weft/pkg/attachment/guard"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/subnet"
@@ -27,8 +28,11 @@ type Cleanup struct {
 	Socket               string // of a daemon that must not run; "" is not asked
 	// GiveBack removes our lease from the store; nil leaves it to expire.
 	GiveBack func(context.Context, subnet.Lease) error
-	Force    bool // even while a daemon runs, and what flannel may have taken over
-	DryRun   bool // only tell
+	// Guards takes away what keeps pods from sending as others, or with dry only
+	// tells whether it is there. Nil: it is left.
+	Guards func(dry bool) (there bool, err error)
+	Force  bool // even while a daemon runs, and what flannel may have taken over
+	DryRun bool // only tell
 }
 
 // CleanupReport is what a Cleanup removed, or would remove. The names are stable.
@@ -41,7 +45,7 @@ type CleanupReport struct {
 
 // CleanupItem is one thing on the host.
 type CleanupItem struct {
-	Kind string `json:"kind"` // that of a kernel entry; file, directory or lease
+	Kind string `json:"kind"` // that of a kernel entry; table, file, directory or lease
 	Name string `json:"name"`
 	Note string `json:"note,omitempty"`
 }
@@ -59,6 +63,7 @@ func (c Cleanup) Run(ctx context.Context) (CleanupReport, error) {
 	if err := c.refuseRunning(); err != nil {
 		return report, err
 	}
+	c.guards(&report)
 	had, err := c.remember()
 	if err != nil {
 		return report, err
@@ -86,6 +91,20 @@ func (c Cleanup) Run(ctx context.Context) (CleanupReport, error) {
 		return report, errors.New("not every file could be removed")
 	}
 	return report, nil
+}
+
+// guards is of the CNI plugin's making, and needs no network to be known.
+func (c Cleanup) guards(report *CleanupReport) {
+	if c.Guards == nil {
+		return
+	}
+	item := CleanupItem{Kind: "table", Name: "netdev " + guard.Table}
+	if there, err := c.Guards(c.DryRun); err != nil {
+		item.Note = err.Error()
+		report.Failed = append(report.Failed, item)
+	} else if there {
+		report.Removed = append(report.Removed, item)
+	}
 }
 
 // refuseRunning: a daemon would put everything back.

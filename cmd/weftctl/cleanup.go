@@ -18,14 +18,15 @@ import (
 	"github.com/weftnet/weft/backend/hostgw"
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
+	"github.com/weftnet/weft/pkg/attachment/guard"
 	"github.com/weftnet/weft/pkg/dataplane/linux"
 	"github.com/weftnet/weft/subnet"
 	"github.com/weftnet/weft/subnet/etcd"
 )
 
 const cleanupHelp = `cleanup takes weft off this node: its devices with all that stands on them, its routes
-(also those over other interfaces, and blackholes), its rules in every engine, subnet.env,
-the saved lease and snapshot, and the control socket a dead weftd left.
+(also those over other interfaces, and blackholes), its rules in every engine, the guards of pods'
+links, subnet.env, the saved lease and snapshot, and the control socket a dead weftd left.
 
 What is not weft's stays as it is. So do forwarding sysctls, which others may rely on; the
 embedded etcd's data, which is the cluster's; cni0 and pods' interfaces, which the CNI plugin
@@ -82,7 +83,7 @@ func backends() map[string]backend.Backend {
 
 func (f *cleanupFlags) run(cmd *cobra.Command, g *globals) error {
 	c := f.cleanup
-	c.Backends = backends()
+	c.Backends, c.Guards = backends(), guard.Clear
 	if f.config != "" {
 		var err error
 		if c.Config, err = subnet.ParseConfig([]byte(f.config)); err != nil {

@@ -77,6 +77,8 @@ type Attachment struct {
 	Gateways []netip.Addr `json:"gateways"`
 	MAC      mac.Addr     `json:"mac"` // the pod's
 	Ports    []Port       `json:"ports,omitempty"`
+	// Guard: the pod may send as itself only, see Sources.
+	Guard bool `json:"guard,omitempty"`
 }
 
 // Bridge is the link that a pod's host end is a port of.
@@ -150,6 +152,9 @@ func Encode(a Attachment) []byte {
 	if len(a.Ports) > 0 {
 		o.Raw("ports", jsonout.List(a.Ports, Port.encode))
 	}
+	if a.Guard {
+		o.True("guard")
+	}
 	return append(o.Bytes(), '\n')
 }
 
@@ -215,6 +220,8 @@ func (a Attachment) check() error {
 		return fmt.Errorf("mtu %d is negative", a.MTU)
 	case len(a.Addrs) == 0 || len(a.Addrs) != len(a.Gateways):
 		return fmt.Errorf("%d addresses have %d gateways", len(a.Addrs), len(a.Gateways))
+	case a.Guard && a.MAC.IsZero():
+		return errors.New("guard is set, and the pod has no MAC")
 	}
 	return errors.Join(a.checkAddrs(), a.checkPorts(), a.Bridge.check())
 }

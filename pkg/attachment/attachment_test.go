@@ -38,7 +38,7 @@ func ptp(container string) attachment.Attachment {
 
 func bridged(container string) attachment.Attachment {
 	a := ptp(container)
-	a.Mode, a.Ports = attachment.ModeBridge, nil
+	a.Mode, a.Ports, a.Guard = attachment.ModeBridge, nil, true
 	a.Addrs = []netip.Prefix{netip.MustParsePrefix("10.42.1.5/24")}
 	a.Gateways = a.Gateways[:1]
 	a.Bridge = &attachment.Bridge{
@@ -94,6 +94,28 @@ func TestEncodeKnowsEveryKey(t *testing.T) {
 		if d := cmp.Diff(string(want)+"\n", string(attachment.Encode(a))); d != "" {
 			t.Error(d)
 		}
+	}
+}
+
+func TestSources(t *testing.T) {
+	if s, guarded := ptp("pod-1").Sources(); guarded {
+		t.Errorf("nobody asked for it: %v", s)
+	}
+	linkLocal := netip.MustParseAddr("fe80::9801:2ff:fe03:405")
+	want := attachment.Sources{
+		Link: "veth89c939436dd", MAC: mac.Addr{0x9a, 1, 2, 3, 4, 5},
+		Addrs: []netip.Addr{netip.MustParseAddr("10.42.1.5"), linkLocal},
+	}
+	have, guarded := bridged("pod-1").Sources()
+	if d := cmp.Diff(want, have, sameAddr); d != "" || !guarded {
+		t.Error(guarded, d)
+	}
+	alone := ptp("pod-1")
+	alone.Guard = true
+	want.MAC = mac.Addr{} // only the host sees it
+	want.Addrs = []netip.Addr{want.Addrs[0], netip.MustParseAddr("fd00:5:0:1::5"), linkLocal}
+	if have, _ := alone.Sources(); cmp.Diff(want, have, sameAddr) != "" {
+		t.Error(cmp.Diff(want, have, sameAddr))
 	}
 }
 

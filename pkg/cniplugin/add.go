@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"slices"
@@ -37,6 +38,10 @@ func (c Call) add(conf config, req request) ([]byte, error) {
 		rendered["ipMasq"] = json.RawMessage("false")
 		return c.attach(own, req, env, rendered)
 	}
+	if conf.spoofing.said && !conf.spoofing.allows(req.args) {
+		return nil, invalid("allowSpoofing can't be kept from a pod that another plugin attaches ("+foreign+")",
+			"leave allowSpoofing out, or what makes the other plugin necessary")
+	}
 	// The delegate may fail half way, so that DEL has to find this.
 	if err := savedOf(conf.savedDir, req).put(rendered, true); err != nil {
 		return nil, err
@@ -52,6 +57,7 @@ type attaching struct {
 	kernel *kernel
 	store  hostlocal.Store
 	save   document // nil where flannel's plugin would need nothing
+	stderr io.Writer
 
 	plan     plan
 	record   attachment.Attachment
@@ -84,7 +90,7 @@ func (c Call) attach(conf config, req request, env subnetenv.Env, toSave documen
 	if err != nil {
 		return nil, err
 	}
-	a := &attaching{conf: conf, req: req, kernel: k, store: store, save: toSave}
+	a := &attaching{conf: conf, req: req, kernel: k, store: store, save: toSave, stderr: c.Stderr}
 	if err := a.unattached(); err != nil {
 		return nil, err
 	}
@@ -173,7 +179,9 @@ func (a *attaching) connect(bridge hostLink) error {
 		return err
 	}
 	a.paired = true
-	if err := a.kernel.connect(a.plan, bridge); err != nil {
+	guarded := guardPod(a.record, a.conf.records, a.stderr)
+	err := a.kernel.connect(a.plan, bridge)
+	if err = errors.Join(err, guarded()); err != nil {
 		return err
 	}
 	return a.kernel.addPorts(a.record, func() error {
@@ -192,6 +200,9 @@ func (a *attaching) undo() error {
 	}
 	if a.paired {
 		if err := a.kernel.removePorts(a.record); err != nil {
+			return err
+		}
+		if err := a.kernel.unguardPod(a.record, a.record.HostLink, true); err != nil {
 			return err
 		}
 		if err := a.kernel.undo(a.plan); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/attachment/guard"
 	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
 	"github.com/weftnet/weft/pkg/cniplugin/hostports"
 	"github.com/weftnet/weft/pkg/mac"
@@ -49,7 +50,7 @@ func (c Call) check(conf config, req request) error {
 		return err
 	}
 	defer k.close()
-	wrong, err := k.differences(expected(record, prev, req))
+	wrong, err := k.differences(expected(conf, record, prev, req))
 	if err != nil {
 		return err
 	}
@@ -72,15 +73,16 @@ func (c Call) check(conf config, req request) error {
 
 // expectation is what CHECK compares with.
 type expectation struct {
-	record attachment.Attachment
-	req    request
-	routes []route // in the pod, as ADD told them
+	record  attachment.Attachment
+	req     request
+	records attachment.Dir
+	routes  []route // in the pod, as ADD told them
 }
 
 // expected takes the record, and of the result what no record has: the pod's
 // routes.
-func expected(record attachment.Attachment, prev *types100.Result, req request) expectation {
-	e := expectation{record: record, req: req}
+func expected(conf config, record attachment.Attachment, prev *types100.Result, req request) expectation {
+	e := expectation{record: record, req: req, records: conf.records}
 	for _, r := range prev.Routes {
 		dst, okDst := netip.AddrFromSlice(r.Dst.IP)
 		via, okVia := netip.AddrFromSlice(r.GW)
@@ -123,18 +125,42 @@ func (k *kernel) differences(e expectation) ([]string, error) {
 			wrong.port(k.host, host, bridge, r.Bridge.Hairpin)
 		}
 	}
-	if len(r.Ports) > 0 {
-		ports, err := hostports.Open()
-		if err != nil {
-			return nil, refused("read the pod's host ports", err)
-		}
-		missing, err := ports.Missing(r)
-		if err != nil {
-			return nil, refused("read the pod's host ports", err)
-		}
-		wrong.said = append(wrong.said, missing...)
+	if host != nil {
+		wrong.guard(e)
 	}
+	wrong.ports(r)
 	return wrong.said, wrong.err
+}
+
+// guard wants the link to be held to the pod's addresses. Where the kernel can't,
+// ADD did without.
+func (w *wrongs) guard(e expectation) {
+	s, guarded := e.record.Sources()
+	if !guarded || saidUnguarded(e.record.Boot, e.records) {
+		return
+	}
+	have, err := guard.Read()
+	if err != nil {
+		w.refused("read the guard of the pod's link", err)
+	} else if !have.Holds(s) {
+		w.say("nftables' table netdev %s does not hold %s to the pod's addresses", guard.Table, s.Link)
+	}
+}
+
+// ports wants the host's ports to lead to the pod.
+func (w *wrongs) ports(r attachment.Attachment) {
+	if len(r.Ports) == 0 {
+		return
+	}
+	ports, err := hostports.Open()
+	var missing []string
+	if err == nil {
+		missing, err = ports.Missing(r)
+	}
+	if err != nil {
+		w.refused("read the pod's host ports", err)
+	}
+	w.said = append(w.said, missing...)
 }
 
 // wrongs collects what is not right, and the first thing that the kernel

@@ -62,6 +62,8 @@ func TestCheck(t *testing.T) {
 		"the link's gateway":  {mode: "ptp", host: in(veth + "ip addr del 10.42.1.1/32 dev $v"), want: []string{"of the host has no address 10.42.1.1/32"}},
 		"the host port":       {mode: "ptp", host: in("nft flush map inet weft-hostports any4"), want: []string{"host port 8080/tcp does not lead to the pod"}},
 		"the table":           {mode: "ptp", host: in("nft delete table inet weft-hostports"), want: []string{"host port 8080/tcp does not", "is not in set local of table inet weft-hostports"}},
+		"the guard":           {host: in("nft delete table netdev weft-guard"), want: []string{"weft-guard does not hold veth"}},
+		"the guard's set":     {mode: "ptp", host: in("nft flush set netdev weft-guard own_ip6"), want: []string{"weft-guard does not hold veth"}},
 		"nothing, bridge":     {},
 		"nothing, own bridge": {host: in("ip addr add 10.9.9.9/24 dev cni0")},
 		"nothing, ptp":        {mode: "ptp"},

@@ -56,6 +56,7 @@ type config struct {
 	routes           []route
 	dns              types.DNS
 	ports            []attachment.Port
+	spoofing         spoofing
 	runtime          wireRuntime
 	// delegation is flannel's form, not rendered yet: what stands above is then
 	// only what DEL needs.
@@ -140,6 +141,7 @@ func (f *fields) head() config {
 	f.read("subnetFile", &subnetFile)
 	f.read("dataDir", &dataDir)
 	f.read("stateDir", &stateDir)
+	f.read("allowSpoofing", &c.spoofing)
 	c.subnetFile, c.savedDir = or(subnetFile, defaultSubnetFile), or(dataDir, defaultSavedDir)
 	c.records = attachment.Dir(or(stateDir, attachment.DefaultDir))
 	return c
@@ -178,6 +180,7 @@ func (c config) own(f fields) (config, error) {
 	// would give a pod that reaches itself each packet twice.
 	c.hairpin = hairpin == nil && !c.promisc || hairpin != nil && *hairpin
 	c.defaultGateway = defaultGateway == nil || *defaultGateway
+	c.spoofing.said = true // if not, then not allowed
 	if c.mode != modeBridge && c.mode != modePTP {
 		return config{}, types.NewError(types.ErrUnsupportedField, fmt.Sprintf("mode %q is not known", c.mode),
 			"mode is bridge or ptp")

@@ -77,6 +77,9 @@ func (k *kernel) remove(conf config, req request) error {
 	if err := k.removeAnyPorts(conf.network, req, record, known); err != nil {
 		return err
 	}
+	if err := k.unguardPod(record, hostName(conf.network, req), known); err != nil {
+		return err
+	}
 	if err := k.detach(hostName(conf.network, req), req); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/attachment/guard"
 	"github.com/weftnet/weft/pkg/cniplugin"
 	"github.com/weftnet/weft/pkg/netnstest"
 	"github.com/weftnet/weft/pkg/subnetenv"
@@ -221,9 +222,25 @@ func veths(t testing.TB, ns *netnstest.NS) (out []string) {
 	return out
 }
 
-// empty wants neither addresses nor links of pods.
+// guards are the links that are held to their pods' addresses, or were.
+func (n *node) guards() (links []string) {
+	n.t.Helper()
+	n.host.Do(func() {
+		have, err := guard.Read()
+		if err != nil {
+			n.t.Error(err)
+		}
+		links = have.Links()
+	})
+	return links
+}
+
+// empty wants neither addresses nor links of pods, nor what these were held to.
 func (n *node) empty() {
 	n.t.Helper()
+	if left := n.guards(); len(left) > 0 {
+		n.t.Errorf("guards left behind: %v", left)
+	}
 	records, err := n.records().Load()
 	if a, v := n.addresses(), veths(n.t, n.host); len(a)+len(v)+len(records) > 0 || err != nil {
 		n.t.Errorf("left behind: addresses %v, links %v, records %v, %v", a, v, records, err)

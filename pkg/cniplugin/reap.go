@@ -150,7 +150,7 @@ func (c Call) collect(conf config, req request) error {
 	_, err = store.Reclaim(func(e hostlocal.Entry) bool {
 		return !valid[e.Holder] && !valid.container(e.Holder) && !conf.recorded(e.Holder)
 	})
-	errs = append(errs, explainStore(err), sweepPorts(conf))
+	errs = append(errs, explainStore(err), sweepPorts(conf), sweepGuards(conf))
 	return errors.Join(errs...)
 }
 

@@ -21,6 +21,7 @@ func newRecord(c config, req request, a plan, bridge hostLink, k *kernel) attach
 		Key: req.key(c.network), Boot: bootID(), NetNS: req.netns, NetNSInode: k.podInode(),
 		Mode: attachment.Mode(c.mode), HostLink: a.hostIf, HostMAC: a.hostMAC, MTU: a.mtu,
 		Addrs: a.podAddrs, Gateways: a.gateways, MAC: a.podMAC, Ports: c.ports,
+		Guard: !c.spoofing.allows(req.args),
 	}
 	if a.bridge != nil {
 		r.Bridge = &attachment.Bridge{

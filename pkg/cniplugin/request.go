@@ -95,12 +95,7 @@ type wish struct {
 // of the conventions, and CNI_ARGS. The first that says something counts.
 func wishOf(r wireRuntime, args string) (wish, error) {
 	var w wish
-	old := map[string]string{}
-	for pair := range strings.SplitSeq(args, ";") {
-		if key, value, ok := strings.Cut(pair, "="); ok {
-			old[key] = value
-		}
-	}
+	old := parseCNIArgs(args)
 	ips := r.Config.IPs
 	if len(ips) == 0 {
 		ips = r.Args.CNI.IPs
@@ -126,6 +121,17 @@ func wishOf(r wireRuntime, args string) (wish, error) {
 		w.mac = addr
 	}
 	return w, nil
+}
+
+// parseCNIArgs reads CNI_ARGS: KEY=value;KEY=value.
+func parseCNIArgs(args string) map[string]string {
+	out := map[string]string{}
+	for pair := range strings.SplitSeq(args, ";") {
+		if key, value, ok := strings.Cut(pair, "="); ok {
+			out[key] = value
+		}
+	}
+	return out
 }
 
 // request is what the environment says of one ADD, DEL or CHECK.

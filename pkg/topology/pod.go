@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -84,7 +85,13 @@ func (p *Pod) Delete(ctx context.Context) error {
 }
 
 func (p *Pod) runtimeConf() *libcni.RuntimeConf {
-	return &libcni.RuntimeConf{ContainerID: p.Name, NetNS: p.Path(), IfName: Eth0}
+	return &libcni.RuntimeConf{
+		ContainerID: p.Name, NetNS: p.Path(), IfName: Eth0,
+		Args: [][2]string{ // as of Kubernetes' runtimes
+			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.node.Name},
+			{"K8S_POD_NAME", strings.TrimPrefix(p.Name, p.node.Name+"-")},
+		},
+	}
 }
 
 func (p *Pod) runtime() libcni.CNI {
@@ -110,6 +117,9 @@ func (n *Node) networkList(plugin string) (*libcni.NetworkConfigList, error) {
 		own["mode"] = "ptp"
 	} else {
 		own["delegate"] = delegate
+	}
+	if n.AllowSpoofing != nil {
+		own["allowSpoofing"] = n.AllowSpoofing
 	}
 	conf := map[string]any{"cniVersion": "1.0.0", "name": networkName, "plugins": []any{own}}
 	raw, err := json.Marshal(conf)

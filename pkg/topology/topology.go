@@ -43,6 +43,9 @@ type Node struct {
 	Dir    string
 	Bridge string // of its pods; empty: the plugin's default
 	PTP    bool   // its pods get a link of their own instead
+	// AllowSpoofing is that of the plugin's configuration; nil: it says nothing.
+	// Pods are <node>/<name> there.
+	AllowSpoofing []string
 }
 
 // SubnetFile is where AddPod expects the subnet.env of the node's daemon.

@@ -22,7 +22,7 @@ func floors() []floor {
 		{"leaves", []string{"pkg/...", "pkg/dataplane/ruleset"}},
 		{"dataplane", []string{"pkg/dataplane", "pkg/tables", "pkg/tables/..."}},
 		{"subnet and layers", []string{
-			"subnet", "pkg/dataplane/layers", "pkg/attachment",
+			"subnet", "pkg/dataplane/layers", "pkg/attachment", "pkg/attachment/guard",
 			"pkg/trace", // a packet's way through pkg/tables
 		}},
 		{"backend", []string{

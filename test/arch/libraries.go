@@ -23,8 +23,9 @@ func libraries() []library {
 			},
 			Users: []string{
 				"pkg/dataplane/linux", "pkg/dataplane/linux/...", "pkg/cniplugin", "pkg/cniplugin/hostports", "pkg/netnstest",
-				"pkg/topology", // builds the demo's and the tests' networks
-				"pkg/demo",     // runs in them
+				"pkg/attachment/guard", // the plugin's and weftd's
+				"pkg/topology",         // builds the demo's and the tests' networks
+				"pkg/demo",             // runs in them
 			},
 			Why: "the kernel is touched in pkg/dataplane/linux and where networks are made, nowhere else",
 		},

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/attachment/guard"
 	"github.com/weftnet/weft/pkg/topology"
 )
 
@@ -51,6 +53,27 @@ func (m *mirror) holdsOfPods(names map[int]string) (lines []string, err error) {
 		}
 		if v6 { // without one the kernel asks for no neighbours of packets that it forwards
 			lines = append(lines, fmt.Sprintf("link-local address dev %s: %v", at.Name, local))
+		}
+	}
+	return m.holdsOfGuards(lines)
+}
+
+// holdsOfGuards adds which pods are held to their addresses.
+func (m *mirror) holdsOfGuards(lines []string) ([]string, error) {
+	records, err := attachment.Dir(m.node.Attachments()).Load()
+	if err != nil {
+		return nil, err
+	}
+	var have guard.State
+	if err := m.node.Do(func() (err error) {
+		have, err = guard.Read()
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		if s, guarded := r.Sources(); guarded {
+			lines = append(lines, fmt.Sprintf("guard of %s: %v", s.Link, have.Holds(s)))
 		}
 	}
 	return lines, nil
@@ -132,12 +155,33 @@ func (m *mirror) ofLinks(pod *topology.Pod) []disturbance {
 	return all
 }
 
+// ofGuards disturbs what holds pods to their addresses.
+func (m *mirror) ofGuards() []disturbance {
+	link := m.podLinks()[0].Attrs().Name
+	nft := func(what string) func() error {
+		return func() error {
+			out, err := output(m.t, &m.node.Namespace, "nft", strings.Fields(what)...)
+			if err != nil {
+				err = fmt.Errorf("nft %s: %w: %s", what, err, out)
+			}
+			return err
+		}
+	}
+	return []disturbance{
+		{"guards deleted", nft("delete table netdev weft-guard")},
+		{"guard of a pod deleted", nft("delete chain netdev weft-guard " + link)},
+		{"guards' addresses deleted", nft("flush set netdev weft-guard own_ip6")},
+		{"guards let all through", nft("insert rule netdev weft-guard direct accept")},
+	}
+}
+
 // TestPodAttachments breaks the host's side of pods' attachments in every way
 // that leaves the pod its own, and measures the repair. What another plugin has
 // on the node is as it was.
 func TestPodAttachments(t *testing.T) {
 	c := newCluster(t, 3, underlay4, underlay6)
 	c.Nodes[2].PTP = true
+	c.Nodes[1].AllowSpoofing = []string{}
 	daemons := c.configured(dualConfig(`{"Type":"vxlan"}`))
 	for _, d := range daemons {
 		d.awaitReady(2)
@@ -165,7 +209,7 @@ func TestPodAttachments(t *testing.T) {
 		for _, addr := range pods[2*i].Addrs {
 			streams = append(streams, startStream(t, &from.Namespace, &pods[2*i].Namespace, addr))
 		}
-		all := disturbances(m)
+		all := append(disturbances(m), m.ofGuards()...)
 		first := len(results)
 		for _, one := range all {
 			results = append(results, result{name: one.name})

@@ -27,6 +27,7 @@ import (
 type Names struct {
 	Links  map[string]bool
 	Routes map[netip.Prefix]bool // host routes to pods
+	Guards []attachment.Sources  // what pods may send as
 }
 
 // Host is what was read.
@@ -34,6 +35,10 @@ type Host struct {
 	Links  map[string]Link
 	Routes map[netip.Prefix]string // → the link that it leads through
 	Ports  map[string]int          // how many links are ports of a bridge, whoever's
+	// Guarded are the links that are held to their Sources; NoGuard is a kernel that
+	// can't.
+	Guarded map[string]bool
+	NoGuard bool
 }
 
 // Link is a link of the host.
@@ -54,6 +59,7 @@ type Action string
 const (
 	CreateBridge Action = "create bridge"
 	SetSysctl    Action = "set sysctl"
+	Guard        Action = "guard"
 	SetMAC       Action = "set MAC"
 	SetMTU       Action = "set MTU"
 	SetMaster    Action = "make port"
@@ -69,11 +75,12 @@ type Step struct {
 	Action Action
 	Link   string
 
-	MAC           mac.Addr     // CreateBridge, SetMAC
-	MTU           int          // CreateBridge, SetMTU
-	Master        string       // SetMaster
-	Prefix        netip.Prefix // AddAddr, AddRoute
-	Sysctl, Value string       // SetSysctl
+	MAC           mac.Addr           // CreateBridge, SetMAC
+	MTU           int                // CreateBridge, SetMTU
+	Master        string             // SetMaster
+	Prefix        netip.Prefix       // AddAddr, AddRoute
+	Sysctl, Value string             // SetSysctl
+	Sources       attachment.Sources // Guard
 }
 
 // String is one line for the log.
@@ -101,6 +108,9 @@ func Needs(records []attachment.Attachment) Names {
 	n := Names{Links: map[string]bool{}, Routes: map[netip.Prefix]bool{}}
 	for _, r := range records {
 		n.Links[r.HostLink] = true
+		if s, guarded := r.Sources(); guarded {
+			n.Guards = append(n.Guards, s)
+		}
 		if r.Bridge != nil {
 			n.Links[r.Bridge.Name] = true
 		}
@@ -126,6 +136,9 @@ func Plan(records []attachment.Attachment, host Host) (steps []Step, conflicts [
 		p.mendBridge(name, p.bridges[name])
 	}
 	for _, r := range live {
+		if s, guarded := r.Sources(); guarded && !host.NoGuard && !host.Guarded[r.HostLink] {
+			p.do(Step{Action: Guard, Link: r.HostLink, Sources: s})
+		}
 		p.mendEnd(r)
 	}
 	return p.steps, p.conflicts
@@ -262,13 +275,7 @@ func (p *planner) addAddrs(name string, want []netip.Prefix, have Link, at mac.A
 	}
 }
 
-// linkLocal is RFC 4291 appendix A: the MAC with the universal bit turned and
-// fffe in its middle.
-func linkLocal(m mac.Addr) netip.Prefix {
-	return netip.PrefixFrom(netip.AddrFrom16([16]byte{
-		0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5],
-	}), 64)
-}
+func linkLocal(m mac.Addr) netip.Prefix { return netip.PrefixFrom(attachment.LinkLocal(m), 64) }
 
 func smallest(macs map[mac.Addr]bool) mac.Addr {
 	return slices.MinFunc(slices.Collect(maps.Keys(macs)), compareMAC)

@@ -76,6 +76,38 @@ func records() []attachment.Attachment {
 	return []attachment.Attachment{bridged("a", 1), bridged("b", 2), ptp("c", 3)}
 }
 
+// What a pod may send as is held to while its link is there, where the kernel can.
+func TestGuards(t *testing.T) {
+	held, free := bridged("a", 1), ptp("c", 3)
+	held.Guard, held.MAC = true, hardware(0x51)
+	want, _ := held.Sources()
+	if n := mend.Needs([]attachment.Attachment{held, free}); len(n.Guards) != 1 || n.Guards[0].Link != "vetha" {
+		t.Errorf("needs %v", n.Guards)
+	}
+	for name, c := range map[string]struct {
+		change func(*mend.Host)
+		steps  int
+	}{
+		"is gone":           {func(*mend.Host) {}, 1},
+		"is another's":      {func(h *mend.Host) { h.Guarded = map[string]bool{"vethc": true} }, 1},
+		"is there":          {func(h *mend.Host) { h.Guarded = map[string]bool{"vetha": true} }, 0},
+		"can't be":          {func(h *mend.Host) { h.NoGuard = true }, 0},
+		"is of a link gone": {func(h *mend.Host) { delete(h.Links, "vetha") }, 0},
+	} {
+		host := whole()
+		c.change(&host)
+		steps, conflicts := mend.Plan([]attachment.Attachment{held, free}, host)
+		if len(steps) != c.steps || len(conflicts) > 0 {
+			t.Errorf("%s: %v %v", name, steps, conflicts)
+		}
+		for _, s := range steps {
+			if s.String() != "guard vetha" || s.Sources.Link != want.Link {
+				t.Errorf("%s: %s %v", name, s, s.Sources)
+			}
+		}
+	}
+}
+
 func TestPlan(t *testing.T) {
 	change := func(name string, f func(*mend.Link)) func(*mend.Host, []attachment.Attachment) {
 		return func(h *mend.Host, _ []attachment.Attachment) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
-	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -26,6 +25,8 @@ type Pods struct {
 	mu      sync.Mutex // guards what Watch looks for: that of the last Observe
 	names   mend.Names
 	indices map[int]bool
+
+	noGuard bool // this kernel can't; found out by trying
 }
 
 // NewPods opens it; Close releases it.
@@ -92,6 +93,10 @@ func (p *Pods) Observe(_ context.Context, names mend.Names) (mend.Host, error) {
 	p.mu.Lock()
 	p.indices = named
 	p.mu.Unlock()
+	host.NoGuard = p.noGuard
+	if host.Guarded, err = p.guarded(names.Guards); err != nil {
+		return host, err
+	}
 	addrs, err := p.k.addresses(0)
 	if err != nil {
 		return host, err
@@ -169,8 +174,14 @@ func (p *Pods) hairpins() (map[int]bool, error) {
 // Apply writes the steps in order, and gives an error for each that failed.
 // What is done already, by the CNI plugin at this moment, is a success.
 func (p *Pods) Apply(_ context.Context, steps []mend.Step) (errs []error) {
+	g := guards{p: p}
+	defer g.close()
 	for _, s := range steps {
-		if err := p.apply(s); err != nil {
+		apply := p.apply
+		if s.Action == mend.Guard {
+			apply = g.apply
+		}
+		if err := apply(s); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s, err))
 		}
 	}
@@ -269,65 +280,4 @@ func (p *Pods) addRoute(index int, to netip.Prefix) error {
 		return dataplane.ErrOccupied
 	}
 	return ignoreGone(err)
-}
-
-// Watch tells when something changed that the last Observe read; at first it
-// tells in any case. It blocks until ctx ends, and returns ctx.Err() or why it
-// can't go on. Telling never blocks.
-func (p *Pods) Watch(ctx context.Context, changed chan<- struct{}) error {
-	l, err := p.k.ns.listen(unix.NETLINK_ROUTE, p.k.watchBytes,
-		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
-		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	_ = l.attach(hostRoutes()) // what passes is sorted out here
-	stop := context.AfterFunc(ctx, l.close)
-	defer stop()
-	for {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-		for tell := false; !tell; {
-			messages, err := l.receive()
-			switch {
-			case errors.Is(err, unix.ENOBUFS):
-				tell = true
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case err != nil:
-				return err
-			}
-			for _, m := range messages {
-				tell = tell || p.concerns(m)
-			}
-		}
-	}
-}
-
-func (p *Pods) concerns(m syscall.NetlinkMessage) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch m.Header.Type {
-	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		if len(m.Data) < unix.SizeofIfInfomsg {
-			return false
-		}
-		if p.indices[int(int32(binary.NativeEndian.Uint32(m.Data[4:])))] {
-			return true
-		}
-		for a := range attrs(m.Data[unix.SizeofIfInfomsg:]) {
-			if a.kind == unix.IFLA_IFNAME {
-				return p.names.Links[a.text()]
-			}
-		}
-	case unix.RTM_DELADDR:
-		return len(m.Data) >= unix.SizeofIfAddrmsg && p.indices[int(binary.NativeEndian.Uint32(m.Data[4:]))]
-	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		r, ok := parseRoute(m.Data)
-		return ok && p.names.Routes[r.key.Prefix]
-	}
-	return false
 }

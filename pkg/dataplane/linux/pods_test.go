@@ -51,11 +51,13 @@ func podRecords() []attachment.Attachment {
 				Addr: []netip.Prefix{p("10.42.1.1/24"), p("fd00::1/64")},
 			},
 			Addrs: []netip.Prefix{p("10.42.1.5/24"), p("fd00::5/64")}, Gateways: gateways,
+			MAC: mac.Addr{2, 0, 0, 0, 0, 0x51}, Guard: true,
 		},
 		{
 			Key:  attachment.Key{Network: "cbr0", Container: "c", Interface: "eth0"},
 			Mode: attachment.ModePTP, HostLink: "vethc", HostMAC: mac.Addr{2, 0, 0, 0, 0, 3}, MTU: 1450,
 			Addrs: []netip.Prefix{p("10.42.1.9/32"), p("fd00::9/128")}, Gateways: gateways,
+			MAC: mac.Addr{2, 0, 0, 0, 0, 0x53}, Guard: true,
 		},
 	}
 }
@@ -65,9 +67,15 @@ func TestPodsAreMended(t *testing.T) {
 	run := func(script string) {
 		t.Helper()
 		for line := range strings.Lines(script) {
-			if words := strings.Fields(line); len(words) > 0 {
-				n.Exec("ip", words...)
+			words := strings.Fields(line)
+			if len(words) == 0 {
+				continue
 			}
+			program := "ip"
+			if words[0] == "nft" {
+				program, words = "nft", words[1:]
+			}
+			n.Exec(program, words...)
 		}
 	}
 	run(podHost)
@@ -94,6 +102,11 @@ func TestPodsAreMended(t *testing.T) {
 		}
 		return host
 	}
+	// As the CNI plugin would.
+	steps, conflicts := mend.Plan(podRecords(), look())
+	if errs := pods.Apply(t.Context(), steps); len(steps) != 2 || len(errs)+len(conflicts) > 0 {
+		t.Fatalf("guards: %v %v %v", steps, conflicts, errs)
+	}
 	want := look()
 	if steps, conflicts := mend.Plan(podRecords(), want); len(steps)+len(conflicts) > 0 {
 		t.Fatalf("a whole host: %v %v", steps, conflicts)
@@ -113,7 +126,9 @@ func TestPodsAreMended(t *testing.T) {
 	}
 	told("that it listens")
 	for _, what := range []string{
-		"link del cni0", "link set cni0 down", "addr flush dev cni0", "link set cni0 address 02:00:00:00:00:77",
+		"nft flush ruleset", "nft delete table netdev weft-guard", "nft delete chain netdev weft-guard vethc",
+		"nft insert rule netdev weft-guard vetha accept", "nft flush set netdev weft-guard own_mac",
+		"nft flush chain netdev weft-guard sent4", "link del cni0", "link set cni0 down", "addr flush dev cni0", "link set cni0 address 02:00:00:00:00:77",
 		"link set cni0 mtu 1400", "link set vetha nomaster", "link set vetha master br9", "link set vetha down",
 		"link set vetha type bridge_slave hairpin off", "link set vetha mtu 1400", "route del 10.42.1.9/32 dev vethc",
 		"route del fd00::9/128 dev vethc", "addr flush dev vethc", "link set vethc down",

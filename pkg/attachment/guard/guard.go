@@ -1,0 +1,297 @@
+// Package guard keeps pods from sending as somebody else, in one nftables table
+// at the links' ingress, before bridge, routing and connection tracking:
+//
+//	pod's chain ─▶ bridged: its MAC? ─▶ direct: its address? ─▶ sent4, sent6: no server's or router's word? ─▶ accept
+//	            └───────────────────────▶       none, but nothing that needs one? ─────────────────────────▶ accept
+//	                                            else ─▶ refused: count, drop
+//
+// A pod has a chain, which has the name of its link and first of all a rule for
+// each of its addresses, and elements of sets; all else is always the same. A packet's way does not grow with the
+// number of pods, and packets of others have no way through it at all.
+//
+// It owns the table. It refuses to decide who is guarded.
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/attachment"
+)
+
+// Table is the name of the nftables table, in family netdev.
+const Table = "weft-guard"
+
+// ErrUnsupported says that this kernel can't: it has no nftables, or none at a
+// link's ingress.
+var ErrUnsupported = errors.New("this kernel has no nftables at a link's ingress (CONFIG_NF_TABLES_NETDEV)")
+
+// Guard is the table in one network namespace. It is for one goroutine.
+type Guard struct{ conn *nftables.Conn }
+
+// Open makes a Guard with a socket in the namespace of the calling thread.
+func Open() (*Guard, error) {
+	c, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, explain("open nftables", err)
+	}
+	return &Guard{c}, nil
+}
+
+// Close closes the socket; after a removal the kernel makes it wait (RCU, some
+// 10 ms).
+func (g *Guard) Close() { _ = g.conn.CloseLasting() }
+
+// Put guards a link that was not guarded. A link that is not there is ENOENT.
+// After an error, Close.
+func (g *Guard) Put(s attachment.Sources) error {
+	queueOwn(g.conn, s)
+	err := g.conn.Flush()
+	if errors.Is(err, unix.ENOENT) { // the table, or the link
+		err = g.Renew(s)
+	}
+	return explain("guard "+s.Link, err)
+}
+
+// Renew writes all anew that the link needs, shared chains too, in one
+// transaction.
+func (g *Guard) Renew(s attachment.Sources) error {
+	queueShared(g.conn)
+	ch := g.conn.AddChain(base(s))
+	g.conn.FlushChain(ch)
+	queueOwn(g.conn, s)
+	return explain("guard "+s.Link, g.conn.Flush())
+}
+
+// Remove takes a link's guard away. What is not there is no error.
+func (g *Guard) Remove(s attachment.Sources) error {
+	g.conn.DelChain(&nftables.Chain{Name: s.Link, Table: table()})
+	all, mine := sets(), keys(s)
+	for set, k := range mine {
+		if err := g.conn.SetDeleteElements(all[set], elements(k)); err != nil {
+			return err
+		}
+	}
+	err := g.conn.Flush()
+	if errors.Is(err, unix.ENOENT) { // a part: one by one
+		err = g.removeParts(s.Link, mine)
+	}
+	return explain("remove the guard of "+s.Link, unlessAbsent(err))
+}
+
+// RemoveLink does so where nothing tells what the link was held to.
+func (g *Guard) RemoveLink(link string) error {
+	err := g.removeParts(link, nil)
+	for _, set := range []string{setMAC, setIP4, setIP6} {
+		have, errSet := read(set)
+		have = slices.DeleteFunc(have, func(key []byte) bool { return nameIn(key) != link })
+		err = errors.Join(err, errSet, g.removeElements(set, have))
+	}
+	return explain("remove the guard of "+link, err)
+}
+
+func (g *Guard) removeParts(link string, keys map[string][][]byte) error {
+	g.conn.DelChain(&nftables.Chain{Name: link, Table: table()})
+	err := unlessAbsent(g.conn.Flush())
+	for set, k := range keys {
+		err = errors.Join(err, g.removeElements(set, k))
+	}
+	return err
+}
+
+func (g *Guard) removeElements(set string, keys [][]byte) error {
+	for _, k := range keys {
+		if err := g.conn.SetDeleteElements(sets()[set], elements([][]byte{k})); err != nil {
+			return err
+		}
+		if err := unlessAbsent(g.conn.Flush()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func unlessAbsent(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(explain("", err), ErrUnsupported) {
+		return nil
+	}
+	return err
+}
+
+// Clear takes the table away, in the namespace of the calling thread; with dry
+// nothing. there tells whether it was there.
+func Clear(dry bool) (there bool, err error) {
+	c, err := nftables.New()
+	if err == nil {
+		_, err = c.ListTableOfFamily(Table, nftables.TableFamilyNetdev)
+	}
+	if err == nil && !dry {
+		c.DelTable(table())
+		err = c.Flush()
+	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(explain("", err), ErrUnsupported) {
+		return false, nil
+	}
+	return err == nil, explain("remove table "+Table, err)
+}
+
+// State is what is held to what.
+type State struct {
+	whole bool              // the shared chains are as they were written
+	gates map[string]string // link → where its chain leads
+	keys  map[string]bool   // of all sets
+}
+
+// Read reads it, in the namespace of the calling thread.
+func Read() (State, error) {
+	s := State{gates: map[string]string{}, keys: map[string]bool{}}
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return s, explain("open netfilter", err)
+	}
+	defer func() { _ = c.Close() }()
+	chains, err := comments(c)
+	if err != nil {
+		return s, explain("list the rules of table "+Table, unlessAbsent(err))
+	}
+	s.whole = true
+	for _, ch := range shared() {
+		s.whole = s.whole && len(chains[ch.name]) == len(ch.rules) && markOf(chains[ch.name]) == form
+		delete(chains, ch.name)
+	}
+	for name, all := range chains {
+		s.gates[name] = markOf(all)
+	}
+	for _, set := range []string{setMAC, setIP4, setIP6} {
+		have, err := read(set)
+		if err != nil {
+			return s, explain("list set "+set+" of table "+Table, err)
+		}
+		for _, k := range have {
+			s.keys[set+string(k)] = true
+		}
+	}
+	return s, nil
+}
+
+// Holds tells whether a pod's link is held to its sources, and may send as them.
+func (s State) Holds(want attachment.Sources) bool {
+	for set, all := range keys(want) {
+		for _, k := range all {
+			if !s.keys[set+string(k)] {
+				return false
+			}
+		}
+	}
+	return s.whole && s.gates[want.Link] == entrance(want)
+}
+
+// Links are those that are held, and those of which a part is left.
+func (s State) Links() []string {
+	links := maps.Clone(s.gates)
+	for k := range s.keys {
+		links[nameIn([]byte(k[len(setMAC):]))] = "" // their names are as long
+	}
+	return slices.Sorted(maps.Keys(links))
+}
+
+// read gives the keys of a set. No table is none.
+func read(set string) (keys [][]byte, err error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, unlessAbsent(err)
+	}
+	have, err := c.GetSetElements(sets()[set])
+	// google/nftables v0.3.0 does not wrap the error here.
+	if err != nil && strings.HasSuffix(err.Error(), unix.ENOENT.Error()) {
+		return nil, nil
+	}
+	for _, e := range have {
+		keys = append(keys, e.Key)
+	}
+	return keys, unlessAbsent(err)
+}
+
+// nameIn is the link's name in a key.
+func nameIn(key []byte) string {
+	name, _, _ := strings.Cut(string(key), "\x00")
+	return name
+}
+
+// comments reads the rules' comments, by chain, in order. Of a rule nothing else
+// is decoded: there are some nine per pod.
+func comments(c *netlink.Conn) (map[string][]string, error) {
+	query := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(Table + "\x00")}}
+	attrs, err := netlink.MarshalAttributes(query)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := c.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE,
+			Flags: netlink.Request | netlink.Dump,
+		},
+		Data: append([]byte{unix.NFPROTO_NETDEV, unix.NFNETLINK_V0, 0, 0}, attrs...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]string{}
+	const header = 4 // struct nfgenmsg
+	for _, r := range rules {
+		if len(r.Data) < header {
+			continue
+		}
+		d, err := netlink.NewAttributeDecoder(r.Data[header:])
+		if err != nil {
+			return nil, err
+		}
+		chain, text := "", ""
+		for d.Next() {
+			switch d.Type() {
+			case unix.NFTA_RULE_CHAIN:
+				chain = d.String()
+			case unix.NFTA_RULE_USERDATA:
+				text, _ = userdata.GetString(d.Bytes(), userdata.TypeComment)
+			}
+		}
+		if err := d.Err(); err != nil {
+			return nil, err
+		}
+		out[chain] = append(out[chain], text)
+	}
+	return out, nil
+}
+
+// markOf is "" unless the rules are all there, in their order.
+func markOf(comments []string) string {
+	mark := ""
+	for i, text := range comments {
+		if i == 0 {
+			mark, _, _ = strings.Cut(text, " ")
+		}
+		if text != comment(mark, i, len(comments)) {
+			return ""
+		}
+	}
+	return mark
+}
+
+func explain(tried string, err error) error {
+	if err == nil {
+		return nil
+	}
+	lacking := []error{unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP}
+	if slices.ContainsFunc(lacking, func(e error) bool { return errors.Is(err, e) }) {
+		return fmt.Errorf("%s: %w", tried, ErrUnsupported)
+	}
+	return fmt.Errorf("%s: %w", tried, err)
+}
