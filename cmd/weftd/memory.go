@@ -16,7 +16,7 @@ import (
 // meanwhile costs more time than all else, and the memory of it should not stay.
 const (
 	gcAtStart  = 400 // per cent, see GOGC
-	gcLater    = 50
+	gcLater    = 25
 	startLimit = 256 << 20       // bytes; from there on a start collects as it must
 	settled    = 2 * time.Second // ready twice in a row, so far apart
 )

@@ -30,7 +30,8 @@ type Options struct {
 	// is not known yet is not removed.
 	Layers []string
 	// Audit is the time between two reads of everything; 0 is a minute. It
-	// is jittered by a tenth.
+	// is jittered by a tenth. One that takes long comes less often: it is at most
+	// a 2000th of the time, but at the latest after five times as long.
 	Audit time.Duration
 	// OnRound is told about each round that wrote something, failed, or read
 	// everything. It must not block.
@@ -215,7 +216,7 @@ func (l *Loop) hear(ctx context.Context, scopes <-chan dataplane.Scope) error {
 
 // work is the loop proper.
 func (l *Loop) work(ctx context.Context) error {
-	audit := time.NewTimer(l.jittered())
+	audit := time.NewTimer(l.untilAudit(0))
 	defer audit.Stop()
 	retry := time.NewTimer(time.Hour)
 	retry.Stop()
@@ -224,6 +225,7 @@ func (l *Loop) work(ctx context.Context) error {
 	var again dataplane.Scope
 	attempt := 0
 	for {
+		audits := false
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -231,7 +233,7 @@ func (l *Loop) work(ctx context.Context) error {
 			f(ctx)
 			continue
 		case <-audit.C:
-			audit.Reset(l.jittered())
+			audits = true
 			l.mu.Lock()
 			l.dirty.Add(dataplane.Scope{All: true})
 			l.mu.Unlock()
@@ -244,7 +246,11 @@ func (l *Loop) work(ctx context.Context) error {
 		fresh.Add(again)
 		scope.Add(again)
 		again = dataplane.Scope{}
-		again.Add(l.round(ctx, l.truce.during(scope, fresh, time.Now()), fresh))
+		began := time.Now()
+		again.Add(l.round(ctx, l.truce.during(scope, fresh, began), fresh))
+		if audits {
+			audit.Reset(l.untilAudit(time.Since(began)))
+		}
 		truce.Reset(l.truce.left(time.Now()))
 		retry.Stop()
 		if again.Empty() {
@@ -333,9 +339,11 @@ func written(p dataplane.Plan, failed []*dataplane.OpError) dataplane.Scope {
 	return s
 }
 
-func (l *Loop) jittered() time.Duration {
-	tenth := int64(l.opts.Audit) / 10
-	return l.opts.Audit - time.Duration(tenth) + time.Duration(rand.Int64N(2*tenth+1))
+// untilAudit is the pause after an audit that took so long.
+func (l *Loop) untilAudit(took time.Duration) time.Duration {
+	d := max(l.opts.Audit, min(2000*took, 5*l.opts.Audit))
+	tenth := int64(d) / 10
+	return d - time.Duration(tenth) + time.Duration(rand.Int64N(2*tenth+1))
 }
 
 func pause(attempt int) time.Duration { return min(firstPause<<min(attempt, 16), lastPause) }
