@@ -66,15 +66,23 @@ func (n *Node) probeBy(ctx context.Context, pinger probe.Pinger) error {
 	g.Go(func() error {
 		timer := time.NewTimer(0)
 		defer timer.Stop()
+		rest := time.NewTimer(time.Hour)
+		defer rest.Stop()
+		stale := n.probes.stale
 		idle := true // the timer doesn't run
 		for n.probes.renew(); ; {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-n.probes.stale:
+			case <-rest.C:
+				stale = n.probes.stale
+				continue
+			case <-stale:
 				if err := n.aim(ctx); err != nil {
 					return err
 				}
+				stale = nil
+				rest.Reset(aimPause)
 				if !idle {
 					continue
 				}
@@ -88,6 +96,10 @@ func (n *Node) probeBy(ctx context.Context, pinger probe.Pinger) error {
 	})
 	return g.Wait()
 }
+
+// aimPause is between two looks at who the peers are: each costs a look at all of them,
+// while they come and go one by one.
+const aimPause = time.Second
 
 // heardProbe takes an answer. It is safe for concurrent use.
 func (n *Node) heardProbe(seq uint32, at time.Time) {
