@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,7 +33,7 @@ type api struct {
 	params runtime.ParameterCodec
 }
 
-func newAPI(c *rest.Config) (*api, error) {
+func newAPI(c *rest.Config, program string) (*api, error) {
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
 	scheme.AddKnownTypes(corev1.SchemeGroupVersion,
@@ -43,7 +44,7 @@ func newAPI(c *rest.Config) (*api, error) {
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	c.ContentType = runtime.ContentTypeProtobuf
-	c.UserAgent = "weftd/" + version.Short()
+	c.UserAgent = program + "/" + version.Short()
 	c.QPS = -1 // who repeats a request waits longer each time
 	c.WarningHandler = rest.NoWarnings{}
 	c.Dial = dialer().DialContext
@@ -141,28 +142,38 @@ func (a *api) list(ctx context.Context, t trimmer, since int64) (map[string]*nod
 	if since > 0 {
 		opts.ResourceVersionMatch = metav1.ResourceVersionMatchNotOlderThan
 	}
+	all := map[string]*node{}
+	revision, err := a.each(ctx, opts, func(from *corev1.Node) error {
+		n, err := t.trim(from)
+		if err == nil {
+			all[n.name] = n
+		}
+		return err
+	})
+	return all, revision, err
+}
+
+// each visits all Nodes, page by page where there are pages, and tells their
+// revision. All pages are of one moment.
+func (a *api) each(ctx context.Context, opts metav1.ListOptions, visit func(*corev1.Node) error) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	all := map[string]*node{}
 	for {
 		var got corev1.NodeList
 		err := begin(a.rest.Get()).Resource("nodes").VersionedParams(&opts, a.params).Do(ctx).Into(&got)
 		if err != nil {
-			return nil, 0, fmt.Errorf("list nodes: %w", err)
+			return 0, fmt.Errorf("list nodes: %w", err)
 		}
 		for i := range got.Items {
-			n, err := t.trim(&got.Items[i])
-			if err != nil {
-				return nil, 0, err
+			if err := visit(&got.Items[i]); err != nil {
+				return 0, err
 			}
-			all[n.name] = n
 		}
 		if got.Continue == "" {
-			revision, err := revisionOf(got.ResourceVersion)
-			return all, revision, err
+			return revisionOf(got.ResourceVersion)
 		}
 		// A page names its revision itself.
-		opts = metav1.ListOptions{Continue: got.Continue}
+		opts = metav1.ListOptions{Continue: got.Continue, Limit: opts.Limit}
 	}
 }
 
@@ -250,6 +261,50 @@ func (a *api) warn(ctx context.Context, n *node, reason, message string) error {
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
 	}
 	return begin(a.rest.Post()).Namespace(e.Namespace).Resource("events").Body(e).Do(ctx).Error()
+}
+
+// review is a SelfSubjectAccessReview of authorization.k8s.io/v1.
+type review struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Spec       struct {
+		Attributes attributes `json:"resourceAttributes"`
+	} `json:"spec"`
+	Status struct {
+		Allowed bool `json:"allowed"`
+	} `json:"status"`
+}
+
+type attributes struct {
+	Verb        string `json:"verb"`
+	Resource    string `json:"resource"`
+	Subresource string `json:"subresource,omitempty"`
+	Namespace   string `json:"namespace,omitempty"`
+	Name        string `json:"name,omitempty"`
+}
+
+// allowed asks whether a request would be let through, which everybody may ask
+// of himself (role system:basic-user).
+func (a *api) allowed(ctx context.Context, p Permission) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	r := review{APIVersion: "authorization.k8s.io/v1", Kind: "SelfSubjectAccessReview"}
+	r.Spec.Attributes = attributes{Verb: p.Verb, Namespace: p.space, Name: p.name}
+	r.Spec.Attributes.Resource, r.Spec.Attributes.Subresource, _ = strings.Cut(p.Resource, "/")
+	body, err := json.Marshal(r)
+	if err != nil {
+		return false, err
+	}
+	raw, err := begin(a.rest.Post()).AbsPath("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews").
+		SetHeader("Content-Type", runtime.ContentTypeJSON).SetHeader("Accept", runtime.ContentTypeJSON).
+		Body(body).DoRaw(ctx)
+	if err == nil {
+		err = json.Unmarshal(raw, &r)
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask whether we may %s %s: %w", p.Verb, p.Resource, err)
+	}
+	return r.Status.Allowed, nil
 }
 
 // What the API server answers, in the terms in which we decide.

@@ -96,7 +96,7 @@ func New(o Options) (*Store, error) {
 	if o.Took != nil {
 		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return timer{next, o.Took} })
 	}
-	client, err := newAPI(config)
+	client, err := newAPI(config, "weftd")
 	if err != nil {
 		return nil, err
 	}

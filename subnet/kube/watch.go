@@ -90,14 +90,19 @@ func (c *configFile) read() {
 	case errors.Is(err, fs.ErrNotExist):
 		c.s.log.WithError(err).Warn("there is no network configuration; put it there, by a ConfigMap or --net-config-path")
 		return
-	case err == nil && len(raw) == 0:
-		err = errors.New("the file is empty")
 	case err == nil:
-		c.config, err = subnet.ParseConfig(raw)
+		c.config, err = parseConfig(raw)
 	}
 	if err != nil {
 		c.bad = &subnet.Skipped{ID: c.s.opts.ConfigFile, Field: "configuration", Reason: err.Error()}
 	}
+}
+
+func parseConfig(raw []byte) (subnet.Config, error) {
+	if len(raw) == 0 {
+		return subnet.Config{}, errors.New("the file is empty")
+	}
+	return subnet.ParseConfig(raw)
 }
 
 func readSome(path string) ([]byte, error) {

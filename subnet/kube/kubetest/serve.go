@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	authv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -31,6 +33,7 @@ func newCodec() codec {
 	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
 	scheme.AddKnownTypes(corev1.SchemeGroupVersion,
 		&corev1.Node{}, &corev1.NodeList{}, &corev1.Pod{}, &corev1.Event{}, &metav1.Status{})
+	scheme.AddKnownTypes(authv1.SchemeGroupVersion, &authv1.SelfSubjectAccessReview{})
 	factory := serializer.NewCodecFactory(scheme)
 	return codec{factory.WithoutConversion(), factory.UniversalDeserializer()}
 }
@@ -93,10 +96,13 @@ type request struct {
 }
 
 // parseRequest knows /api/v1/RESOURCE[/NAME[/SUBRESOURCE]], with or without a
-// namespace.
+// namespace, and reviews of what one may do.
 func parseRequest(r *http.Request) (request, error) {
 	q := request{query: r.URL.Query()}
 	rest, ok := strings.CutPrefix(r.URL.Path, "/api/v1/")
+	if !ok {
+		rest, ok = strings.CutPrefix(r.URL.Path, "/apis/authorization.k8s.io/v1/")
+	}
 	parts := strings.Split(rest, "/")
 	if !ok {
 		return q, fail(http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find %s", r.URL.Path)
@@ -126,6 +132,7 @@ func parseRequest(r *http.Request) (request, error) {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	info := s.codec.pick(r.Header.Get("Accept"), s.jsonOnly)
+	w.Header().Set("Date", time.Now().Add(s.skew).UTC().Format(http.TimeFormat))
 	s.mu.Unlock()
 	q, err := parseRequest(r)
 	if err == nil {
@@ -202,6 +209,8 @@ func (s *Server) answer(r *http.Request, q request) (out runtime.Object, err err
 			}
 		case "create events":
 			out, err = s.event(q)
+		case "create selfsubjectaccessreviews":
+			out, err = s.review(q)
 		default:
 			err = fail(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "%s %s", q.verb, q.resource)
 		}
@@ -219,12 +228,15 @@ func (s *Server) list(q request) (runtime.Object, error) {
 	}
 	out := &corev1.NodeList{ListMeta: metav1.ListMeta{ResourceVersion: fmt.Sprint(s.revision)}}
 	limit, _ := strconv.Atoi(q.query.Get("limit"))
-	for _, n := range s.nodes {
+	for _, name := range slices.Sorted(maps.Keys(s.nodes)) {
+		if name <= q.query.Get("continue") {
+			continue
+		}
 		if limit > 0 && len(out.Items) == limit {
-			out.Continue = "more" // which nobody asks for
+			out.Continue = out.Items[limit-1].Name
 			break
 		}
-		out.Items = append(out.Items, *n)
+		out.Items = append(out.Items, *s.nodes[name])
 	}
 	return out, nil
 }

@@ -1,6 +1,7 @@
 // Package kubetest is the part of a Kubernetes API server that weft talks to,
 // in memory and behind real HTTP: Nodes with list, watch, streamed list and
-// patches of the status, a Pod to get, Events to create; in JSON and protobuf.
+// patches of the status, a Pod to get, Events to create, reviews of what one
+// may do; in JSON and protobuf.
 //
 // It owns the habits of the real one that a client can trip over: resource
 // versions, conflicts, bookmarks, histories that end (410 Gone), requests that
@@ -47,6 +48,7 @@ type Server struct {
 	events   []corev1.Event
 	streams  int // watches that are open
 	bytes    int64
+	skew     time.Duration
 }
 
 type event struct {
@@ -255,6 +257,12 @@ func (s *Server) Revision() int64 {
 // protobuf.
 func (s *Server) Modes(stream, protobuf bool) {
 	s.update(func() { s.noStream, s.jsonOnly = !stream, !protobuf })
+}
+
+// SetClock has the server's clock be ahead of ours by so much; behind if that
+// is negative.
+func (s *Server) SetClock(ahead time.Duration) {
+	s.update(func() { s.skew = ahead })
 }
 
 // Refuse answers requests such as "patch nodes/status" with a status code, 429
