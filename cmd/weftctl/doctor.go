@@ -19,10 +19,11 @@ import (
 	"github.com/weftnet/weft/pkg/doctor/gather"
 	"github.com/weftnet/weft/subnet"
 	"github.com/weftnet/weft/subnet/etcd"
+	"github.com/weftnet/weft/subnet/kube"
 )
 
-const doctorHelp = `doctor looks at the kernel, the host's files, weftd and (with --etcd-endpoints) the store,
-sends a few packets to peers, and tells what is wrong, how that shows, and which command
+const doctorHelp = `doctor looks at the kernel, the host's files, weftd and (with --etcd-endpoints or
+--kube-subnet-mgr) the store, sends a few packets to peers, and tells what is wrong, how that shows, and which command
 mends it. It changes nothing, and works when weftd is dead. The exit status is 1 if a check
 fails; a warning does not count.`
 
@@ -34,6 +35,7 @@ type doctorFlags struct {
 	checks []string
 	gather gather.Options
 	store  storeFlags
+	kube   kubeFlags
 	all    bool
 }
 
@@ -61,6 +63,7 @@ func newDoctorCommand(g *globals) *cobra.Command {
 	flags.StringVar(&f.gather.Attachments, "attachments-dir", setting("ATTACHMENTS_DIR", attachment.DefaultDir),
 		"`directory` of the CNI plugin's records")
 	f.store.register(flags)
+	f.kube.register(flags)
 	return cmd
 }
 
@@ -70,7 +73,10 @@ func (f *doctorFlags) run(cmd *cobra.Command, g *globals) error {
 	}
 	o := f.gather
 	o.Daemon = func(ctx context.Context) doctor.Daemon { return askHealth(ctx, g.socket) }
-	if cmd.Flags().Changed("etcd-endpoints") || setting("ETCD_ENDPOINTS", "") != "" {
+	switch {
+	case f.kube.use:
+		o.Leases = f.nodes
+	case cmd.Flags().Changed("etcd-endpoints") || setting("ETCD_ENDPOINTS", "") != "":
 		o.Leases, o.Clock = f.leases, clockOf(strings.Split(f.store.endpoints, ","))
 		o.ClockTLS = f.store.secrets()
 	}
@@ -101,11 +107,36 @@ func knownChecks(names []string) error {
 	return nil
 }
 
-func (f *doctorFlags) leases(ctx context.Context) (leases []subnet.Lease, err error) {
+func (f *doctorFlags) leases(ctx context.Context, into *doctor.Store) (leases []subnet.Lease, err error) {
+	start := time.Now()
+	defer func() { into.Took = time.Since(start) }()
 	err = f.store.with(ctx, func(ctx context.Context, s *etcd.Store) error {
 		snapshot, err := s.Leases(ctx)
 		leases = snapshot.Leases
 		return err
+	})
+	return leases, err
+}
+
+// nodes asks Kubernetes. What we may do is asked first: without that there may
+// be no list.
+func (f *doctorFlags) nodes(ctx context.Context, into *doctor.Store) (leases []subnet.Lease, err error) {
+	err = f.kube.with(ctx, f.store.timeout, func(ctx context.Context, r *kube.Reader) error {
+		denied, err := r.Denied(ctx)
+		for _, p := range denied {
+			if p.Minor {
+				into.Spared = append(into.Spared, p.Verb+" "+p.Resource)
+			} else {
+				into.Denied = append(into.Denied, p.Verb+" "+p.Resource)
+			}
+		}
+		snapshot, members, errList := r.Leases(ctx)
+		leases, into.Machines = snapshot.Leases, map[string]string{}
+		for name, m := range members {
+			into.Machines[name] = m.Machine
+		}
+		into.Skew, into.Took, into.Clocked = r.Clock()
+		return errors.Join(err, errList)
 	})
 	return leases, err
 }
@@ -127,7 +158,7 @@ func askHealth(ctx context.Context, socket string) doctor.Daemon {
 		d.Err = err.Error()
 		return d
 	}
-	d.Ready, d.Reasons = s.Ready, s.Reasons
+	d.Ready, d.Reasons, d.Away = s.Ready, s.Reasons, s.Store.Away
 	for entry, what := range s.Conflicts {
 		d.Conflicts = append(d.Conflicts, entry+": "+what)
 	}

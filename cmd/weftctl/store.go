@@ -35,7 +35,7 @@ func (f *storeFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.cert, "etcd-certfile", setting("ETCD_CERTFILE", ""), "`file` with our certificate")
 	flags.StringVar(&f.key, "etcd-keyfile", setting("ETCD_KEYFILE", ""), "`file` with its key")
 	flags.StringVar(&f.user, "etcd-username", setting("ETCD_USERNAME", ""), "etcd user `name`")
-	flags.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to wait for etcd")
+	flags.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to wait for the store")
 	flags.StringVar(&f.passwordFile, "etcd-password-file", setting("ETCD_PASSWORD_FILE", ""),
 		"`file` with its password on one line; without it, WEFTD_ETCD_PASSWORD counts")
 	f.password = setting("ETCD_PASSWORD", "") // by the environment only: a command line is public

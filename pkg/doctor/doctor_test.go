@@ -139,6 +139,17 @@ func TestExamine(t *testing.T) {
 		"an old lease with our address": {func(f *doctor.Facts) {
 			f.Peers = append(f.Peers, doctor.Member{Subnet: prefix("10.42.9.0/24"), Public: ip("192.168.77.1")})
 		}, []string{"warn cloned-machine"}},
+		"a clone by its machine id": {func(f *doctor.Facts) {
+			f.Overlay.Self[0].Machine, f.Peers[0].Machine = "8d1a", "8d1a"
+		}, []string{"warn cloned-machine"}},
+		"machine ids that nobody knows, or differ": {func(f *doctor.Facts) {
+			f.Overlay.Self[0].Machine, f.Peers[0].Machine = "8d1a", "7c2b"
+			f.Peers = append(f.Peers, f.Peers[0])
+			f.Peers[1].Machine = ""
+		}, nil},
+		"a verb that is missing":    {func(f *doctor.Facts) { f.Store.Denied = []string{"watch nodes"} }, []string{"fail rbac"}},
+		"events that are refused":   {func(f *doctor.Facts) { f.Store.Spared = []string{"create events"} }, []string{"warn rbac"}},
+		"a watch that is refused":   {func(f *doctor.Facts) { f.Daemon.Away = "watch nodes: nodes is forbidden" }, []string{"fail rbac"}},
 		"a bridge of another lease": {func(f *doctor.Facts) { f.Tables.Addrs[1].Prefix = prefix("10.42.7.1/24") }, []string{"fail subnet-overlap", "fail lease-mismatch"}},
 		"a node inside the network": {func(f *doctor.Facts) { f.Peers[0].Public = ip("10.42.0.9") }, []string{"fail subnet-overlap", "fail lease-mismatch"}},
 		"another site behind a router": {func(f *doctor.Facts) {

@@ -37,6 +37,8 @@ type Member struct {
 	Subnet netip.Prefix
 	Public netip.Addr
 	MAC    mac.Addr // of its VXLAN device
+	// Machine is its machine id (machine-id(5)), where the store knows it.
+	Machine string
 }
 
 // Daemon is what weftd says of itself.
@@ -46,6 +48,8 @@ type Daemon struct {
 	Ready     bool
 	Reasons   []string // why not ready
 	Conflicts []string // entries that something foreign holds
+	// Away is why the store can't be followed; empty: it can.
+	Away string
 }
 
 // Store is how the store answered, where it was asked.
@@ -56,6 +60,11 @@ type Store struct {
 	// Skew is how far its clock is ahead of ours; Clocked tells that it said.
 	Skew    time.Duration
 	Clocked bool
+	// Denied are requests of weftd's that it would refuse. Spared are those
+	// among what it would refuse that weftd can do without.
+	Denied, Spared []string
+	// Machines are the machine ids of nodes, by name.
+	Machines map[string]string
 }
 
 // Host is what files and counters say.

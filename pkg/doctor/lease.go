@@ -14,7 +14,8 @@ import (
 func leaseChecks() []Check {
 	return []Check{
 		{
-			"cloned-machine", "leases with our MAC or address, and who else answers for our addresses on the wire",
+			"cloned-machine", "leases with our MAC or address, who else answers for our addresses on the wire, and in " +
+				"Kubernetes the machine ids of Nodes",
 			"two machines are taken for one: a clone has the same MAC or address",
 			"give the clone addresses, MACs and a machine id of its own; on it: systemctl stop weftd, rm " +
 				"/var/lib/weft/lease.json, start",
@@ -31,6 +32,7 @@ func cloned(f Facts) (out []Finding) {
 	for ip, who := range f.Host.Claimed {
 		out = append(out, Finding{Evidence: fmt.Sprintf("%s answers for our address %s too", who, ip)})
 	}
+	out = append(out, f.sameMachine()...)
 	for _, self := range f.Overlay.Self {
 		for _, p := range f.Peers {
 			same := p.Subnet.Addr().Is6() == self.Subnet.Addr().Is6()
@@ -44,6 +46,29 @@ func cloned(f Facts) (out []Finding) {
 				})
 			}
 		}
+	}
+	return out
+}
+
+// sameMachine finds nodes with our machine id. What is made of one is the same
+// on both: DHCP's client ids, and MACs that systemd gives.
+func (f Facts) sameMachine() (out []Finding) {
+	if len(f.Overlay.Self) == 0 || f.Overlay.Self[0].Machine == "" {
+		return nil
+	}
+	self, seen := f.Overlay.Self[0], map[string]bool{}
+	for _, p := range f.Peers {
+		if p.Machine != self.Machine || p.Node == self.Node || seen[p.Node] {
+			continue
+		}
+		seen[p.Node] = true
+		out = append(out, Finding{
+			Level: Warn, Evidence: fmt.Sprintf("Node %s has our machine id %s", p.Node, self.Machine),
+			Cause: "a clone, or this machine under the name that it had before: the same machine id gives clones one " +
+				"DHCP lease, and MACs that are the same",
+			Mend: "on the clone: rm /etc/machine-id /var/lib/dbus/machine-id, systemd-machine-id-setup, reboot; of a " +
+				"machine that is gone: kubectl delete node",
+		})
 	}
 	return out
 }
@@ -171,7 +196,7 @@ func daemonChecks() []Check {
 			"remove it, or the program that made it", conflicts,
 		},
 		{
-			"rbac", "what weftd and the store say of permissions",
+			"rbac", "what weftd and the store say of permissions; with --kube-subnet-mgr the API server is asked for each",
 			"the Kubernetes API refuses weftd: a role or its binding is missing",
 			"kubectl apply -f weft.yml; kubectl auth can-i --list --as=system:serviceaccount:kube-weft:weft", rbac,
 		},
@@ -197,8 +222,22 @@ func conflicts(f Facts) (out []Finding) {
 	return firstOf(out, "conflicts")
 }
 
-func rbac(f Facts) []Finding {
-	for _, said := range append(slices.Clone(f.Daemon.Reasons), f.Store.Err) {
+// rbac says what is missing, where that is known, else what was refused.
+func rbac(f Facts) (out []Finding) {
+	if len(f.Store.Denied) > 0 {
+		out = append(out, Finding{Evidence: "we may not " + strings.Join(f.Store.Denied, ", ")})
+	}
+	if len(f.Store.Spared) > 0 {
+		out = append(out, Finding{
+			Level: Warn, Evidence: "we may not " + strings.Join(f.Store.Spared, ", "),
+			Cause: "the Kubernetes API refuses weftd something that it can do without: what is wrong with " +
+				"a Node is not told there",
+		})
+	}
+	if len(out) > 0 {
+		return out
+	}
+	for _, said := range append(slices.Clone(f.Daemon.Reasons), f.Daemon.Away, f.Store.Err) {
 		if strings.Contains(strings.ToLower(said), "forbidden") {
 			return []Finding{{Evidence: said}}
 		}
@@ -209,11 +248,13 @@ func rbac(f Facts) []Finding {
 func storeChecks() []Check {
 	return []Check{
 		{
-			"store", "whether the store answers", "the store does not answer", "is it up, and are --etcd-endpoints right?",
+			"store", "whether the store answers", "the store does not answer",
+			"is it up, and are --etcd-endpoints (or --kube-api-url, --kubeconfig-file) right?",
 			storeAway,
 		},
 		{
-			"store-slow", "how long the store takes to list all leases", "the store is slow: leases and changes come late",
+			"store-slow", "how long etcd takes to list all leases, or the API server for its quickest answer",
+			"the store is slow: leases and changes come late",
 			"etcdctl endpoint status; etcd wants a disk of its own (etcd_disk_wal_fsync_duration_seconds)", storeSlow,
 		},
 		{

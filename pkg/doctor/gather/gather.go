@@ -30,9 +30,11 @@ type Options struct {
 	Attachments string // of the CNI plugin
 	// Daemon asks weftd.
 	Daemon func(context.Context) doctor.Daemon
-	// Leases asks the store, whose clock is told by an HTTP server at Clock.
-	Leases func(context.Context) ([]subnet.Lease, error)
-	Clock  string
+	// Leases asks the store, and writes down what else it learned from it: how
+	// quick it was, at least.
+	Leases func(context.Context, *doctor.Store) ([]subnet.Lease, error)
+	// Clock is where an HTTP server tells the store's clock; empty: Leases does.
+	Clock string
 	// ClockTLS is how it is talked to if its URL begins with https; nil: by the
 	// host's certificates.
 	ClockTLS *tls.Config
@@ -63,7 +65,7 @@ func Facts(ctx context.Context, o Options) (doctor.Facts, error) {
 		}
 	}
 	f.Overlay = o.overlay(saved)
-	f.Overlay.Self, f.Peers = members(saved.own, leases, fromStore)
+	f.Overlay.Self, f.Peers = members(saved.own, leases, fromStore, f.Store.Machines)
 	f.Host = o.host(f)
 	o.probe(ctx, &f)
 	return f, nil
@@ -85,13 +87,13 @@ func (o Options) askStore(ctx context.Context, s *doctor.Store) ([]subnet.Lease,
 	ctx, cancel := context.WithTimeout(ctx, storeTime)
 	defer cancel()
 	s.Asked = true
-	start := time.Now()
-	all, err := o.Leases(ctx)
-	s.Took = time.Since(start)
+	all, err := o.Leases(ctx, s)
 	if err != nil {
 		s.Err = err.Error()
 	}
-	s.Skew, s.Clocked = skewOf(ctx, o.Clock, o.ClockTLS)
+	if o.Clock != "" {
+		s.Skew, s.Clocked = skewOf(ctx, o.Clock, o.ClockTLS)
+	}
 	return all, err == nil
 }
 

@@ -108,7 +108,7 @@ func TestMembers(t *testing.T) {
 	own := lease("a", "02:00:00:00:00:01")
 	all := []subnet.Lease{lease("a", "02:00:00:00:00:02"), lease("b", "02:00:00:00:00:03")}
 	for fromStore, want := range map[bool]mac.Addr{false: {2, 0, 0, 0, 0, 1}, true: {2, 0, 0, 0, 0, 2}} {
-		self, peers := members(own, all, fromStore)
+		self, peers := members(own, all, fromStore, nil)
 		if len(self) != 1 || len(peers) != 1 || self[0].MAC != want || peers[0].Node != "b" {
 			t.Errorf("from the store %v: we are %+v, peers %+v", fromStore, self, peers)
 		}

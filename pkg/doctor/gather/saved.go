@@ -14,6 +14,7 @@ import (
 
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/pkg/doctor"
+	"github.com/weftnet/weft/pkg/httpclock"
 	"github.com/weftnet/weft/pkg/mac"
 	"github.com/weftnet/weft/subnet"
 )
@@ -70,12 +71,14 @@ func readState(path string, v any) {
 // members splits leases into ours and the peers', one per family. Of our own
 // the store knows best; what was saved of all leases may be older than what was
 // saved of ours.
-func members(own subnet.Lease, all []subnet.Lease, fromStore bool) (self, peers []doctor.Member) {
+func members(own subnet.Lease, all []subnet.Lease, fromStore bool, machines map[string]string) (
+	self, peers []doctor.Member,
+) {
 	for _, l := range append([]subnet.Lease{own}, all...) {
 		for _, share := range l.Shares {
 			var data struct{ VtepMAC string }
 			_ = json.Unmarshal(share.Data, &data) // of another backend: no MAC
-			m := doctor.Member{Node: l.Node, Subnet: share.Subnet, Public: share.Public}
+			m := doctor.Member{Node: l.Node, Subnet: share.Subnet, Public: share.Public, Machine: machines[l.Node]}
 			if m.Node == "" {
 				m.Node = l.ID
 			}
@@ -100,8 +103,7 @@ func sameFamily(list []doctor.Member, m doctor.Member) int {
 	})
 }
 
-// skewOf compares our clock with that of an HTTP server (RFC 9110 section
-// 6.6.1), which tells whole seconds.
+// skewOf compares our clock with that of an HTTP server.
 func skewOf(ctx context.Context, url string, secrets *tls.Config) (time.Duration, bool) {
 	if url == "" {
 		return 0, false
@@ -116,11 +118,7 @@ func skewOf(ctx context.Context, url string, secrets *tls.Config) (time.Duration
 	if err != nil {
 		return 0, false
 	}
+	took := time.Since(start)
 	_ = reply.Body.Close()
-	theirs, err := http.ParseTime(reply.Header.Get("Date"))
-	if err != nil {
-		return 0, false
-	}
-	middle := start.Add(time.Since(start) / 2)
-	return theirs.Sub(middle.Truncate(time.Second)), true
+	return httpclock.Skew(reply.Header, start, took)
 }
