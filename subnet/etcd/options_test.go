@@ -107,26 +107,40 @@ func startGuard(t *testing.T) *guard {
 // the same, if so told.
 func (g *guard) identify(t *testing.T, ca *tlstest.CA, clients bool) {
 	t.Helper()
+	g.identifyAs(t, ca, tlstest.Cert{Name: "server"})
+	if clients {
+		g.ask(t, ca)
+	}
+}
+
+// identifyAs gives the server a certificate; it asks clients for none.
+func (g *guard) identifyAs(t *testing.T, ca *tlstest.CA, as tlstest.Cert) {
+	t.Helper()
 	cert, key := filepath.Join(g.dir, "server.pem"), filepath.Join(g.dir, "server.key")
-	ca.Issue(cert, key, tlstest.Cert{Name: "server"})
+	ca.Issue(cert, key, as)
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12}
-	if clients {
-		raw, err := os.ReadFile(ca.File)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.ClientCAs, c.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-		c.ClientCAs.AppendCertsFromPEM(raw)
-		c.VerifyConnection = func(s tls.ConnectionState) error {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.seen = s.PeerCertificates[0].Subject.CommonName
-			return nil
-		}
+	g.secure(&tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12})
+}
+
+// ask has the server ask clients for a certificate by ca.
+func (g *guard) ask(t *testing.T, ca *tlstest.CA) {
+	t.Helper()
+	raw, err := os.ReadFile(ca.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, c := g.target()
+	c = c.Clone()
+	c.ClientCAs, c.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+	c.ClientCAs.AppendCertsFromPEM(raw)
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.seen = s.PeerCertificates[0].Subject.CommonName
+		return nil
 	}
 	g.secure(c)
 }
