@@ -74,37 +74,6 @@ func TestReproducible(t *testing.T) {
 	}
 }
 
-// The programs themselves: built of the same source in two directories, they
-// are the same to the byte.
-func TestProgramsAreReproducible(t *testing.T) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	away := filepath.Join(t.TempDir(), "elsewhere")
-	if err := os.Symlink(root, away); err != nil {
-		t.Fatal(err)
-	}
-	var built []string
-	for _, from := range []string{root, away} {
-		o := options{root: from, bin: t.TempDir(), version: "v1"}
-		if err := build(t.Context(), o, "amd64"); err != nil {
-			t.Fatal(err)
-		}
-		raw, err := os.ReadFile(filepath.Join(o.binaries("amd64"), "weft"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		built = append(built, string(raw))
-	}
-	if built[0] != built[1] {
-		t.Error("two builds, two programs")
-	}
-	if strings.Contains(built[0], root) {
-		t.Errorf("%s is in the program", root)
-	}
-}
-
 // The archive is what container runtimes import, and a whole image.
 func TestArchive(t *testing.T) {
 	o := built(t, 0)
