@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weftnet/weft/backend"
 	"github.com/weftnet/weft/network/masq"
-	"github.com/weftnet/weft/pkg/attachment/guard"
 	"github.com/weftnet/weft/pkg/dataplane"
 	"github.com/weftnet/weft/pkg/dataplane/ruleset"
 	"github.com/weftnet/weft/subnet"
@@ -28,9 +29,9 @@ type Cleanup struct {
 	Socket               string // of a daemon that must not run; "" is not asked
 	// GiveBack removes our lease from the store; nil leaves it to expire.
 	GiveBack func(context.Context, subnet.Lease) error
-	// Guards takes away what keeps pods from sending as others, or with dry only
-	// tells whether it is there. Nil: it is left.
-	Guards func(dry bool) (there bool, err error)
+	// Tables are those of the CNI plugin's making, by name. Each is taken away, with
+	// dry only looked for; where why is not empty it stays, unless forced.
+	Tables map[string]func(dry, force bool) (there bool, why string, err error)
 	Force  bool // even while a daemon runs, and what flannel may have taken over
 	DryRun bool // only tell
 }
@@ -63,7 +64,7 @@ func (c Cleanup) Run(ctx context.Context) (CleanupReport, error) {
 	if err := c.refuseRunning(); err != nil {
 		return report, err
 	}
-	c.guards(&report)
+	c.tables(&report)
 	had, err := c.remember()
 	if err != nil {
 		return report, err
@@ -93,17 +94,19 @@ func (c Cleanup) Run(ctx context.Context) (CleanupReport, error) {
 	return report, nil
 }
 
-// guards is of the CNI plugin's making, and needs no network to be known.
-func (c Cleanup) guards(report *CleanupReport) {
-	if c.Guards == nil {
-		return
-	}
-	item := CleanupItem{Kind: "table", Name: "netdev " + guard.Table}
-	if there, err := c.Guards(c.DryRun); err != nil {
-		item.Note = err.Error()
-		report.Failed = append(report.Failed, item)
-	} else if there {
-		report.Removed = append(report.Removed, item)
+// tables are of the CNI plugin's making, and need no network to be known.
+func (c Cleanup) tables(report *CleanupReport) {
+	for _, name := range slices.Sorted(maps.Keys(c.Tables)) {
+		there, why, err := c.Tables[name](c.DryRun, c.Force)
+		switch item := (CleanupItem{Kind: "table", Name: name, Note: why}); {
+		case err != nil:
+			item.Note = err.Error()
+			report.Failed = append(report.Failed, item)
+		case there && why != "":
+			report.Kept = append(report.Kept, item)
+		case there:
+			report.Removed = append(report.Removed, item)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -48,14 +49,15 @@ type podMender struct {
 	mended func(steps int)
 
 	records []attachment.Attachment
-	said    map[string]bool // warnings, each once until all is well
+	said    map[string]bool // warnings, each once for as long as it holds
+	holds   map[string]bool // those of this round
 	full    time.Time       // when podBurst rounds will be in hand again
 }
 
 // mendPods keeps pods' attachments as the CNI plugin made them, until ctx ends.
 func (n *Node) mendPods(ctx context.Context) error {
 	m := &podMender{
-		kernel: n.opts.Pods, dir: n.opts.Attachments, log: n.opts.Log, said: map[string]bool{},
+		kernel: n.opts.Pods, dir: n.opts.Attachments, log: n.opts.Log,
 		mended: func(steps int) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -122,13 +124,10 @@ func (m *podMender) work(ctx context.Context, kernel, files <-chan struct{}) err
 		next := podAudit
 		if failures++; err == nil && left == 0 {
 			failures = 0
-			clear(m.said)
 		} else {
 			next = backoff(failures - 1)
 		}
-		if err != nil {
-			m.once(err.Error())
-		}
+		m.settled(err)
 		timer.Reset(next)
 	}
 }
@@ -184,10 +183,23 @@ func (m *podMender) plan(ctx context.Context) ([]mend.Step, error) {
 }
 
 func (m *podMender) once(problem string) {
-	if !m.said[problem] {
-		m.said[problem] = true
+	if !m.said[problem] && !m.holds[problem] {
 		m.log.WithField("problem", problem).Warn("a pod's attachment can't be mended; it is left alone")
 	}
+	if m.holds == nil {
+		m.holds = map[string]bool{}
+	}
+	m.holds[problem] = true
+}
+
+// settled ends a round. What no longer holds is said again when it comes back; a
+// round that failed has not seen all that does.
+func (m *podMender) settled(err error) {
+	if err != nil {
+		m.once(err.Error())
+		maps.Copy(m.holds, m.said)
+	}
+	m.said, m.holds = m.holds, nil
 }
 
 // took counts a round that mended something, and wait says how long the next

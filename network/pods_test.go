@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -25,19 +26,24 @@ type podHost struct {
 	up      bool
 	applied int
 	refuse  error
+	route   string // the link that the route to the pod leads through; "" is vetha
+	lost    error  // of Observe
 	changed chan<- struct{}
 }
 
 func (h *podHost) Observe(_ context.Context, names mend.Names) (mend.Host, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.lost != nil {
+		return mend.Host{}, h.lost
+	}
 	host := mend.Host{Links: map[string]mend.Link{}, Routes: map[netip.Prefix]string{}}
 	if names.Links["vetha"] {
 		host.Links["vetha"] = mend.Link{
 			Kind: "veth", MAC: mac.Addr{2, 0, 0, 0, 0, 1}, Up: h.up,
 			Addrs: map[netip.Prefix]bool{netip.MustParsePrefix("10.42.1.1/32"): true},
 		}
-		host.Routes[netip.MustParsePrefix("10.42.1.9/32")] = "vetha"
+		host.Routes[netip.MustParsePrefix("10.42.1.9/32")] = cmp.Or(h.route, "vetha")
 	}
 	return host, nil
 }
@@ -109,7 +115,7 @@ func TestPodMender(t *testing.T) {
 	dir := attachment.Dir(filepath.Join(t.TempDir(), "records"))
 	var mu sync.Mutex
 	mended := 0
-	m := &podMender{kernel: host, dir: dir, log: log, said: map[string]bool{}, mended: func(n int) {
+	m := &podMender{kernel: host, dir: dir, log: log, mended: func(n int) {
 		mu.Lock()
 		defer mu.Unlock()
 		mended += n
@@ -152,6 +158,45 @@ func TestPodMender(t *testing.T) {
 	if err := dir.Remove(podRecord().Key); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A conflict is said when it begins, and not at every look from then on; also
+// not again after a look that failed.
+func TestPodMenderSaysConflictsOnce(t *testing.T) {
+	log, hook := logtest.NewNullLogger()
+	log.SetOutput(io.Discard)
+	host := &podHost{up: true}
+	dir := attachment.Dir(t.TempDir())
+	if err := dir.Put(podRecord()); err != nil {
+		t.Fatal(err)
+	}
+	m := &podMender{kernel: host, dir: dir, log: log}
+	if !m.load() {
+		t.Fatal("the record can't be read")
+	}
+	look := func(route string, lost error, want int) {
+		t.Helper()
+		host.route, host.lost = route, lost
+		for range 3 {
+			_, err := m.round(t.Context())
+			m.settled(err)
+		}
+		said := 0
+		for _, e := range hook.AllEntries() {
+			if p, _ := e.Data["problem"].(string); strings.Contains(p, "leads through eth0") {
+				said++
+			}
+		}
+		if said != want {
+			t.Errorf("said %d times, want %d", said, want)
+		}
+	}
+	look("", nil, 0)
+	look("eth0", nil, 1)
+	look("eth0", errors.New("no buffer space"), 1)
+	look("eth0", nil, 1)
+	look("", nil, 1)
+	look("eth0", nil, 2)
 }
 
 // refused changes what Apply answers, and nothing else.

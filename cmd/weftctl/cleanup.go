@@ -19,6 +19,7 @@ import (
 	"github.com/weftnet/weft/backend/vxlan"
 	"github.com/weftnet/weft/network"
 	"github.com/weftnet/weft/pkg/attachment/guard"
+	"github.com/weftnet/weft/pkg/attachment/hostports"
 	"github.com/weftnet/weft/pkg/dataplane/linux"
 	"github.com/weftnet/weft/subnet"
 	"github.com/weftnet/weft/subnet/etcd"
@@ -26,7 +27,8 @@ import (
 
 const cleanupHelp = `cleanup takes weft off this node: its devices with all that stands on them, its routes
 (also those over other interfaces, and blackholes), its rules in every engine, the guards of pods'
-links, subnet.env, the saved lease and snapshot, and the control socket a dead weftd left.
+links, the table of host ports unless pods still have some, subnet.env, the saved lease and
+snapshot, and the control socket a dead weftd left.
 
 What is not weft's stays as it is. So do forwarding sysctls, which others may rely on; the
 embedded etcd's data, which is the cluster's; cni0 and pods' interfaces, which the CNI plugin
@@ -81,9 +83,20 @@ func backends() map[string]backend.Backend {
 	}
 }
 
+// podTables are those of nftables that the CNI plugin makes.
+func podTables() map[string]func(dry, force bool) (there bool, why string, err error) {
+	return map[string]func(dry, force bool) (there bool, why string, err error){
+		"netdev " + guard.Table: func(dry, _ bool) (there bool, why string, err error) {
+			there, err = guard.Clear(dry)
+			return there, "", err
+		},
+		"inet " + hostports.Table: hostports.Clear,
+	}
+}
+
 func (f *cleanupFlags) run(cmd *cobra.Command, g *globals) error {
 	c := f.cleanup
-	c.Backends, c.Guards = backends(), guard.Clear
+	c.Backends, c.Tables = backends(), podTables()
 	if f.config != "" {
 		var err error
 		if c.Config, err = subnet.ParseConfig([]byte(f.config)); err != nil {

@@ -15,8 +15,8 @@ import (
 
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/attachment/guard"
+	"github.com/weftnet/weft/pkg/attachment/hostports"
 	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
-	"github.com/weftnet/weft/pkg/cniplugin/hostports"
 	"github.com/weftnet/weft/pkg/mac"
 )
 
@@ -152,15 +152,12 @@ func (w *wrongs) ports(r attachment.Attachment) {
 	if len(r.Ports) == 0 {
 		return
 	}
-	ports, err := hostports.Open()
-	var missing []string
-	if err == nil {
-		missing, err = ports.Missing(r)
-	}
+	have, err := hostports.Read()
 	if err != nil {
 		w.refused("read the pod's host ports", err)
+		return
 	}
-	w.said = append(w.said, missing...)
+	w.said = append(w.said, have.Missing(r)...)
 }
 
 // wrongs collects what is not right, and the first thing that the kernel

@@ -83,6 +83,9 @@ func (k *kernel) remove(conf config, req request) error {
 	if err := k.detach(hostName(conf.network, req), req); err != nil {
 		return err
 	}
+	if err := k.removePortsAgain(record); err != nil {
+		return err
+	}
 	if err := k.unproxy(conf.bridge, held); err != nil {
 		return err
 	}

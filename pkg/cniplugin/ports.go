@@ -3,14 +3,11 @@ package cniplugin
 import (
 	"errors"
 	"net/netip"
-	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/attachment"
-	"github.com/weftnet/weft/pkg/cniplugin/hostports"
+	"github.com/weftnet/weft/pkg/attachment/hostports"
 )
 
 // addPorts leads the host's ports to the pod. A port that still leads to a pod
@@ -36,7 +33,7 @@ func (k *kernel) addPorts(a attachment.Attachment, reap func() error) error {
 	if err != nil {
 		return refused("lead host ports to the pod", err)
 	}
-	return k.flushUDP(a)
+	return forgetUDP(a)
 }
 
 // removeAnyPorts takes host ports away, ours or portmap's: a pod has but one of
@@ -49,54 +46,36 @@ func (k *kernel) removeAnyPorts(network string, req request, a attachment.Attach
 }
 
 // removePorts takes the host's ports away from the pod.
-func (k *kernel) removePorts(a attachment.Attachment) error {
+func (k *kernel) removePorts(a attachment.Attachment) error { return k.takePorts(a, false) }
+
+// removePortsAgain does so when the pod's link is gone: weftd may have missed
+// them while it was there, and put them back.
+func (k *kernel) removePortsAgain(a attachment.Attachment) error { return k.takePorts(a, true) }
+
+func (k *kernel) takePorts(a attachment.Attachment, again bool) error {
 	if len(a.Ports) == 0 {
 		return nil
 	}
+	removed := false
 	ports, err := hostports.Open()
 	if err == nil {
 		k.later = append(k.later, ports.Close)
-		err = ports.Remove(a)
+		removed, err = ports.Remove(a)
 	}
 	if err != nil {
 		return refused("remove the pod's host ports", err)
 	}
-	return k.flushUDP(a)
+	if again && !removed {
+		return nil
+	}
+	return forgetUDP(a)
 }
 
-// flushUDP makes the kernel forget where UDP packets for the ports went before:
-// a client that goes on sending from one port keeps its entry alive, and would
-// never meet another pod.
-func (k *kernel) flushUDP(a attachment.Attachment) error {
-	for _, pod := range a.Addrs {
-		var ports []uint16
-		for _, p := range a.Ports {
-			if p.Protocol == "udp" {
-				ports = append(ports, p.Host)
-			}
-		}
-		if len(ports) == 0 {
-			continue
-		}
-		family := netlink.InetFamily(unix.AF_INET)
-		if pod.Addr().Is6() {
-			family = unix.AF_INET6
-		}
-		_, err := k.host.ConntrackDeleteFilters(netlink.ConntrackTable, family, udpTo(ports))
-		// A kernel without conntrack has nothing to forget.
-		absent := errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOENT)
-		if err != nil && !absent {
-			return refused("forget UDP connections to the pod's host ports", err)
-		}
+func forgetUDP(a attachment.Attachment) error {
+	if err := hostports.ForgetUDP(a, false); err != nil {
+		return refused("forget UDP connections to the pod's host ports", err)
 	}
 	return nil
-}
-
-// udpTo matches connections by the port that the client sent to.
-type udpTo []uint16
-
-func (u udpTo) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	return flow.Forward.Protocol == unix.IPPROTO_UDP && slices.Contains(u, flow.Forward.DstPort)
 }
 
 // addrsOf are a record's addresses, bare.

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/attachment/hostports"
 	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
-	"github.com/weftnet/weft/pkg/cniplugin/hostports"
 	"github.com/weftnet/weft/pkg/subnetenv"
 )
 

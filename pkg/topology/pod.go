@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,9 @@ import (
 // networkName is that of flannel's own CNI configuration, by which an existing
 // node's address files are found.
 const networkName = "cbr0"
+
+// portMappings is the capability by which runtimes tell of host ports.
+const portMappings = "portMappings"
 
 var validPod = regexp.MustCompile(`^[a-z][a-z0-9]*$`)
 
@@ -85,13 +89,20 @@ func (p *Pod) Delete(ctx context.Context) error {
 }
 
 func (p *Pod) runtimeConf() *libcni.RuntimeConf {
-	return &libcni.RuntimeConf{
+	name := strings.TrimPrefix(p.Name, p.node.Name+"-")
+	conf := &libcni.RuntimeConf{
 		ContainerID: p.Name, NetNS: p.Path(), IfName: Eth0,
 		Args: [][2]string{ // as of Kubernetes' runtimes
 			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.node.Name},
-			{"K8S_POD_NAME", strings.TrimPrefix(p.Name, p.node.Name+"-")},
+			{"K8S_POD_NAME", name},
 		},
 	}
+	if port := p.node.HostPorts[name]; port > 0 {
+		conf.CapabilityArgs = map[string]any{
+			portMappings: []map[string]any{{"hostPort": port, "containerPort": port, "protocol": "tcp"}},
+		}
+	}
+	return conf
 }
 
 func (p *Pod) runtime() libcni.CNI {
@@ -107,15 +118,19 @@ func (n *Node) networkList(plugin string) (*libcni.NetworkConfigList, error) {
 		delegate["bridge"] = n.Bridge
 	}
 	own := map[string]any{
-		"type":       filepath.Base(plugin),
-		"subnetFile": n.SubnetFile(),
-		"stateDir":   n.Attachments(),
-		"dataDir":    filepath.Join(n.Dir, "cni"),
-		"ipam":       map[string]any{"dataDir": filepath.Join(n.Dir, "networks")},
+		"type":         filepath.Base(plugin),
+		"capabilities": map[string]bool{portMappings: true},
+		"subnetFile":   n.SubnetFile(),
+		"stateDir":     n.Attachments(),
+		"dataDir":      filepath.Join(n.Dir, "cni"),
+		"ipam":         map[string]any{"dataDir": filepath.Join(n.Dir, "networks")},
 	}
-	if n.PTP {
+	switch {
+	case n.PTP:
 		own["mode"] = "ptp"
-	} else {
+	case n.HostPorts != nil: // in flannel's form they are portmap's
+		own["bridge"] = cmp.Or(n.Bridge, "cni0")
+	default:
 		own["delegate"] = delegate
 	}
 	if n.AllowSpoofing != nil {

@@ -46,6 +46,9 @@ type Node struct {
 	// AllowSpoofing is that of the plugin's configuration; nil: it says nothing.
 	// Pods are <node>/<name> there.
 	AllowSpoofing []string
+	// HostPorts are TCP ports of the node that lead to the same port of a pod, by
+	// the pod's name.
+	HostPorts map[string]uint16
 }
 
 // SubnetFile is where AddPod expects the subnet.env of the node's daemon.

@@ -22,10 +22,10 @@ func libraries() []library {
 				"github.com/google/nftables", "github.com/coreos/go-iptables", "golang.org/x/sys/unix",
 			},
 			Users: []string{
-				"pkg/dataplane/linux", "pkg/dataplane/linux/...", "pkg/cniplugin", "pkg/cniplugin/hostports", "pkg/netnstest",
-				"pkg/attachment/guard", // the plugin's and weftd's
-				"pkg/topology",         // builds the demo's and the tests' networks
-				"pkg/demo",             // runs in them
+				"pkg/dataplane/linux", "pkg/dataplane/linux/...", "pkg/cniplugin", "pkg/netnstest",
+				"pkg/attachment/guard", "pkg/attachment/hostports", "pkg/rulemark", // the plugin's and weftd's
+				"pkg/topology", // builds the demo's and the tests' networks
+				"pkg/demo",     // runs in them
 			},
 			Why: "the kernel is touched in pkg/dataplane/linux and where networks are made, nowhere else",
 		},

@@ -59,7 +59,8 @@ func TestCleanup(t *testing.T) {
 	for name, enable := range map[string]string{"nftables": "true", "iptables": "false"} {
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t, 2, underlay4, underlay6)
-			c.Nodes[1].AllowSpoofing = []string{} // leaves a table, too
+			c.Nodes[1].AllowSpoofing = []string{}                   // leaves a table, too
+			c.Nodes[1].HostPorts = map[string]uint16{"a": pagePort} // and so does that
 			store, d := c.daemon(0, c.storeArgs()...).start(), c.daemon(1, "--ip-blackhole-route")
 			c.put(engineConfig(enable))
 			store.awaitReady(0)

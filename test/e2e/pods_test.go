@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/attachment/guard"
+	"github.com/weftnet/weft/pkg/attachment/hostports"
 	"github.com/weftnet/weft/pkg/topology"
 )
 
@@ -55,18 +57,22 @@ func (m *mirror) holdsOfPods(names map[int]string) (lines []string, err error) {
 			lines = append(lines, fmt.Sprintf("link-local address dev %s: %v", at.Name, local))
 		}
 	}
-	return m.holdsOfGuards(lines)
+	return m.holdsOfTables(lines)
 }
 
-// holdsOfGuards adds which pods are held to their addresses.
-func (m *mirror) holdsOfGuards(lines []string) ([]string, error) {
+// holdsOfTables adds which pods are held to their addresses, and which have their
+// ports of the host.
+func (m *mirror) holdsOfTables(lines []string) ([]string, error) {
 	records, err := attachment.Dir(m.node.Attachments()).Load()
 	if err != nil {
 		return nil, err
 	}
 	var have guard.State
+	var ports hostports.State
 	if err := m.node.Do(func() (err error) {
-		have, err = guard.Read()
+		if have, err = guard.Read(); err == nil {
+			ports, err = hostports.Read()
+		}
 		return err
 	}); err != nil {
 		return nil, err
@@ -74,6 +80,10 @@ func (m *mirror) holdsOfGuards(lines []string) ([]string, error) {
 	for _, r := range records {
 		if s, guarded := r.Sources(); guarded {
 			lines = append(lines, fmt.Sprintf("guard of %s: %v", s.Link, have.Holds(s)))
+		}
+		if len(r.Ports) > 0 {
+			lines = append(lines, fmt.Sprintf("host ports of %s: rules %v, missing %q",
+				r.HostLink, ports.Whole, ports.Missing(r)))
 		}
 	}
 	return lines, nil
@@ -155,8 +165,9 @@ func (m *mirror) ofLinks(pod *topology.Pod) []disturbance {
 	return all
 }
 
-// ofGuards disturbs what holds pods to their addresses.
-func (m *mirror) ofGuards() []disturbance {
+// ofTables disturbs what holds pods to their addresses, and leads ports of the host
+// to them.
+func (m *mirror) ofTables() []disturbance {
 	link := m.podLinks()[0].Attrs().Name
 	nft := func(what string) func() error {
 		return func() error {
@@ -172,6 +183,10 @@ func (m *mirror) ofGuards() []disturbance {
 		{"guard of a pod deleted", nft("delete chain netdev weft-guard " + link)},
 		{"guards' addresses deleted", nft("flush set netdev weft-guard own_ip6")},
 		{"guards let all through", nft("insert rule netdev weft-guard direct accept")},
+		{"host ports deleted", nft("delete table inet weft-hostports")},
+		{"a host port deleted", nft(fmt.Sprintf("delete element inet weft-hostports any4 { tcp . %d }", pagePort))},
+		{"host ports' rules deleted", nft("flush chain inet weft-hostports ports")},
+		{"all of nftables flushed", nft("flush ruleset")},
 	}
 }
 
@@ -182,6 +197,9 @@ func TestPodAttachments(t *testing.T) {
 	c := newCluster(t, 3, underlay4, underlay6)
 	c.Nodes[2].PTP = true
 	c.Nodes[1].AllowSpoofing = []string{}
+	for _, n := range c.Nodes {
+		n.HostPorts = map[string]uint16{"a": pagePort}
+	}
 	daemons := c.configured(dualConfig(`{"Type":"vxlan"}`))
 	for _, d := range daemons {
 		d.awaitReady(2)
@@ -209,7 +227,7 @@ func TestPodAttachments(t *testing.T) {
 		for _, addr := range pods[2*i].Addrs {
 			streams = append(streams, startStream(t, &from.Namespace, &pods[2*i].Namespace, addr))
 		}
-		all := append(disturbances(m), m.ofGuards()...)
+		all := append(disturbances(m), m.ofTables()...)
 		first := len(results)
 		for _, one := range all {
 			results = append(results, result{name: one.name})
@@ -242,6 +260,13 @@ func TestPodAttachments(t *testing.T) {
 		}
 	}
 	c.mesh(pods, 1430)
+	for _, n := range c.Nodes[1:] { // by the host's port, too
+		for _, addr := range n.Addrs {
+			if _, err := c.Outside.Fetch(t.Context(), netip.AddrPortFrom(addr, pagePort)); err != nil {
+				t.Errorf("host port of %s: %v", n.Name, err)
+			}
+		}
+	}
 	for _, p := range pods { // and the plugin finds all as it left it
 		if err := p.Delete(t.Context()); err != nil {
 			t.Error(err)

@@ -20,11 +20,10 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/rulemark"
 )
 
 // Table is the name of the nftables table, in family netdev.
@@ -153,22 +152,17 @@ type State struct {
 // Read reads it, in the namespace of the calling thread.
 func Read() (State, error) {
 	s := State{gates: map[string]string{}, keys: map[string]bool{}}
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	chains, err := rulemark.Read(unix.NFPROTO_NETDEV, Table)
 	if err != nil {
-		return s, explain("open netfilter", err)
-	}
-	defer func() { _ = c.Close() }()
-	chains, err := comments(c)
-	if err != nil {
-		return s, explain("list the rules of table "+Table, unlessAbsent(err))
+		return s, unlessAbsent(err)
 	}
 	s.whole = true
 	for _, ch := range shared() {
-		s.whole = s.whole && len(chains[ch.name]) == len(ch.rules) && markOf(chains[ch.name]) == form
+		s.whole = s.whole && len(chains[ch.name]) == len(ch.rules) && rulemark.Of(chains[ch.name]) == form
 		delete(chains, ch.name)
 	}
 	for name, all := range chains {
-		s.gates[name] = markOf(all)
+		s.gates[name] = rulemark.Of(all)
 	}
 	for _, set := range []string{setMAC, setIP4, setIP6} {
 		have, err := read(set)
@@ -224,65 +218,6 @@ func read(set string) (keys [][]byte, err error) {
 func nameIn(key []byte) string {
 	name, _, _ := strings.Cut(string(key), "\x00")
 	return name
-}
-
-// comments reads the rules' comments, by chain, in order. Of a rule nothing else
-// is decoded: there are some nine per pod.
-func comments(c *netlink.Conn) (map[string][]string, error) {
-	query := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(Table + "\x00")}}
-	attrs, err := netlink.MarshalAttributes(query)
-	if err != nil {
-		return nil, err
-	}
-	rules, err := c.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE,
-			Flags: netlink.Request | netlink.Dump,
-		},
-		Data: append([]byte{unix.NFPROTO_NETDEV, unix.NFNETLINK_V0, 0, 0}, attrs...),
-	})
-	if err != nil {
-		return nil, err
-	}
-	out := map[string][]string{}
-	const header = 4 // struct nfgenmsg
-	for _, r := range rules {
-		if len(r.Data) < header {
-			continue
-		}
-		d, err := netlink.NewAttributeDecoder(r.Data[header:])
-		if err != nil {
-			return nil, err
-		}
-		chain, text := "", ""
-		for d.Next() {
-			switch d.Type() {
-			case unix.NFTA_RULE_CHAIN:
-				chain = d.String()
-			case unix.NFTA_RULE_USERDATA:
-				text, _ = userdata.GetString(d.Bytes(), userdata.TypeComment)
-			}
-		}
-		if err := d.Err(); err != nil {
-			return nil, err
-		}
-		out[chain] = append(out[chain], text)
-	}
-	return out, nil
-}
-
-// markOf is "" unless the rules are all there, in their order.
-func markOf(comments []string) string {
-	mark := ""
-	for i, text := range comments {
-		if i == 0 {
-			mark, _, _ = strings.Cut(text, " ")
-		}
-		if text != comment(mark, i, len(comments)) {
-			return ""
-		}
-	}
-	return mark
 }
 
 func explain(tried string, err error) error {

@@ -2,16 +2,15 @@ package guard
 
 import (
 	"encoding/binary"
-	"fmt"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/rulemark"
 )
 
 // priority: before whatever anybody else has at a link's ingress.
@@ -191,10 +190,6 @@ func countRefusal() rule {
 	}
 }
 
-// comment names a rule of a chain, so that one that is lost, changed or put
-// between is seen.
-func comment(mark string, i, n int) string { return fmt.Sprintf("%s %d/%d", mark, i+1, n) }
-
 // form is raised when the shared chains change, so that those of an older program
 // are found to be others.
 const form = "weft1"
@@ -254,7 +249,7 @@ func queue(c *nftables.Conn, ch *nftables.Chain, mark string, rules []rule) {
 	for i, r := range rules {
 		c.AddRule(&nftables.Rule{
 			Table: ch.Table, Chain: ch, Exprs: r,
-			UserData: userdata.AppendString(nil, userdata.TypeComment, comment(mark, i, len(rules))),
+			UserData: rulemark.Data(mark, i, len(rules)),
 		})
 	}
 }

@@ -7,7 +7,7 @@
 //
 // A record counts while the host's end of its pair is there: with the pod's
 // namespace that goes, too, and nobody can make it again from outside. What no
-// record names is another's, and is never touched; nothing is ever removed.
+// record names is another's, and is never touched; nothing of it is ever removed.
 //
 // It owns that decision, as values. It refuses I/O.
 package mend
@@ -28,6 +28,8 @@ type Names struct {
 	Links  map[string]bool
 	Routes map[netip.Prefix]bool // host routes to pods
 	Guards []attachment.Sources  // what pods may send as
+	// Led are those that ports of the host lead to.
+	Led []attachment.Attachment
 }
 
 // Host is what was read.
@@ -39,6 +41,12 @@ type Host struct {
 	// can't.
 	Guarded map[string]bool
 	NoGuard bool
+	// PortRules: the rules that lead ports of the host are as they were written.
+	PortRules bool
+	// Led are the links whose pods have all of their ports of the host, and Taken
+	// says of others which one leads elsewhere.
+	Led   map[string]bool
+	Taken map[string]string
 }
 
 // Link is a link of the host.
@@ -60,6 +68,8 @@ const (
 	CreateBridge Action = "create bridge"
 	SetSysctl    Action = "set sysctl"
 	Guard        Action = "guard"
+	SetPortRules Action = "write rules of host ports"
+	LeadPorts    Action = "lead host ports to the pod of"
 	SetMAC       Action = "set MAC"
 	SetMTU       Action = "set MTU"
 	SetMaster    Action = "make port"
@@ -75,12 +85,13 @@ type Step struct {
 	Action Action
 	Link   string
 
-	MAC           mac.Addr           // CreateBridge, SetMAC
-	MTU           int                // CreateBridge, SetMTU
-	Master        string             // SetMaster
-	Prefix        netip.Prefix       // AddAddr, AddRoute
-	Sysctl, Value string             // SetSysctl
-	Sources       attachment.Sources // Guard
+	MAC           mac.Addr                // CreateBridge, SetMAC
+	MTU           int                     // CreateBridge, SetMTU
+	Master        string                  // SetMaster
+	Prefix        netip.Prefix            // AddAddr, AddRoute
+	Sysctl, Value string                  // SetSysctl
+	Sources       attachment.Sources      // Guard
+	Pods          []attachment.Attachment // SetPortRules, and LeadPorts: one
 }
 
 // String is one line for the log.
@@ -91,6 +102,8 @@ func (s Step) String() string {
 		return fmt.Sprintf("%s address %s mtu %d", out, s.MAC, s.MTU)
 	case SetSysctl:
 		return fmt.Sprintf("%s %s=%s", s.Action, s.Sysctl, s.Value)
+	case SetPortRules: // of no link
+		return string(s.Action)
 	case SetMAC:
 		return out + " " + s.MAC.String()
 	case SetMTU:
@@ -110,6 +123,9 @@ func Needs(records []attachment.Attachment) Names {
 		n.Links[r.HostLink] = true
 		if s, guarded := r.Sources(); guarded {
 			n.Guards = append(n.Guards, s)
+		}
+		if len(r.Ports) > 0 {
+			n.Led = append(n.Led, r)
 		}
 		if r.Bridge != nil {
 			n.Links[r.Bridge.Name] = true
@@ -141,6 +157,7 @@ func Plan(records []attachment.Attachment, host Host) (steps []Step, conflicts [
 		}
 		p.mendEnd(r)
 	}
+	p.mendPorts(live)
 	return p.steps, p.conflicts
 }
 
@@ -314,6 +331,22 @@ func (p *planner) mendEnd(r attachment.Attachment) {
 		} else if link != r.HostLink {
 			p.conflicts = append(p.conflicts, fmt.Sprintf("the route to pod %s leads through %s, not through %s",
 				to.Addr(), cmp.Or(link, "nothing"), r.HostLink))
+		}
+	}
+}
+
+// mendPorts leads ports of the host to the pods again. One that leads elsewhere
+// by now is somebody's, and then none of its pod's is led.
+func (p *planner) mendPorts(live []attachment.Attachment) {
+	live = slices.DeleteFunc(slices.Clone(live), func(r attachment.Attachment) bool { return len(r.Ports) == 0 })
+	if len(live) > 0 && !p.host.PortRules {
+		p.do(Step{Action: SetPortRules, Pods: live})
+	}
+	for _, r := range live {
+		if taken := p.host.Taken[r.HostLink]; taken != "" {
+			p.conflicts = append(p.conflicts, fmt.Sprintf("%s, not to the pod of %s", taken, r.HostLink))
+		} else if !p.host.Led[r.HostLink] {
+			p.do(Step{Action: LeadPorts, Link: r.HostLink, Pods: []attachment.Attachment{r}})
 		}
 	}
 }

@@ -108,6 +108,67 @@ func TestGuards(t *testing.T) {
 	}
 }
 
+// Ports of the host lead to a pod while its link is there, by rules that are
+// as they were, and by nothing else that leads there already.
+func TestHostPorts(t *testing.T) {
+	a, b, none := bridged("a", 1), ptp("c", 3), bridged("b", 2)
+	a.Ports = []attachment.Port{{Protocol: "tcp", Host: 8080, Container: 80}}
+	b.Ports = []attachment.Port{{Protocol: "udp", Host: 8053, Container: 53}}
+	all := []attachment.Attachment{a, none, b}
+	if n := mend.Needs(all); len(n.Led) != 2 || n.Led[0].HostLink != "vetha" || n.Led[1].HostLink != "vethc" {
+		t.Errorf("needs %v", n.Led)
+	}
+	for name, c := range map[string]struct {
+		change           func(*mend.Host)
+		steps, conflicts []string
+	}{
+		"all is as it was": {func(*mend.Host) {}, nil, nil},
+		"all is gone": {
+			func(h *mend.Host) { h.PortRules = false; clear(h.Led) },
+			[]string{
+				"write rules of host ports", "lead host ports to the pod of vetha", "lead host ports to the pod of vethc",
+			}, nil,
+		},
+		"the rules are others": {func(h *mend.Host) { h.PortRules = false }, []string{"write rules of host ports"}, nil},
+		"a pod's are gone": {
+			func(h *mend.Host) { delete(h.Led, "vethc") }, []string{"lead host ports to the pod of vethc"}, nil,
+		},
+		"one leads elsewhere": {
+			func(h *mend.Host) {
+				clear(h.Led)
+				h.Taken = map[string]string{"vetha": "host port 8080/tcp leads to 10.42.1.9 already"}
+			},
+			[]string{"lead host ports to the pod of vethc"},
+			[]string{"host port 8080/tcp leads to 10.42.1.9 already, not to the pod of vetha"},
+		},
+		"links are gone": {
+			func(h *mend.Host) {
+				delete(h.Links, "vetha")
+				delete(h.Links, "vethc")
+				h.Ports["cni0"], h.PortRules, h.Led = 1, false, nil
+			}, nil, nil,
+		},
+	} {
+		host := whole()
+		host.PortRules, host.Led = true, map[string]bool{"vetha": true, "vethc": true}
+		c.change(&host)
+		steps, conflicts := mend.Plan(all, host)
+		var have []string
+		for _, s := range steps {
+			have = append(have, s.String())
+			if want := map[mend.Action]int{mend.SetPortRules: 2, mend.LeadPorts: 1}[s.Action]; len(s.Pods) != want {
+				t.Errorf("%s: %s has %d pods, want %d", name, s, len(s.Pods), want)
+			}
+		}
+		if d := cmp.Diff(c.steps, have); d != "" {
+			t.Errorf("%s: steps (-want +have)\n%s", name, d)
+		}
+		if d := cmp.Diff(c.conflicts, conflicts); d != "" {
+			t.Errorf("%s: conflicts (-want +have)\n%s", name, d)
+		}
+	}
+}
+
 func TestPlan(t *testing.T) {
 	change := func(name string, f func(*mend.Link)) func(*mend.Host, []attachment.Attachment) {
 		return func(h *mend.Host, _ []attachment.Attachment) {
@@ -203,6 +264,7 @@ func TestPlan(t *testing.T) {
 			h.Links = map[string]mend.Link{"vetha": h.Links["vetha"], "vethc": h.Links["vethc"]}
 			r[0].Ports, r[0].Bridge.Promisc, r[0].Bridge.Hairpin = []attachment.Port{{Protocol: "tcp"}}, true, false
 			r[0].Bridge.Addr = prefixes("10.42.1.1/24")
+			h.PortRules, h.Led = true, map[string]bool{"vetha": true}
 			l := h.Links["vetha"]
 			l.Master = ""
 			h.Links["vetha"] = l

@@ -97,6 +97,9 @@ func (p *Pods) Observe(_ context.Context, names mend.Names) (mend.Host, error) {
 	if host.Guarded, err = p.guarded(names.Guards); err != nil {
 		return host, err
 	}
+	if err := p.led(names.Led, &host); err != nil {
+		return host, err
+	}
 	addrs, err := p.k.addresses(0)
 	if err != nil {
 		return host, err
@@ -178,8 +181,13 @@ func (p *Pods) Apply(_ context.Context, steps []mend.Step) (errs []error) {
 	defer g.close()
 	for _, s := range steps {
 		apply := p.apply
-		if s.Action == mend.Guard {
+		switch s.Action {
+		case mend.Guard:
 			apply = g.apply
+		case mend.SetPortRules:
+			apply = p.setPortRules
+		case mend.LeadPorts:
+			apply = p.leadPorts
 		}
 		if err := apply(s); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s, err))

@@ -52,12 +52,14 @@ func podRecords() []attachment.Attachment {
 			},
 			Addrs: []netip.Prefix{p("10.42.1.5/24"), p("fd00::5/64")}, Gateways: gateways,
 			MAC: mac.Addr{2, 0, 0, 0, 0, 0x51}, Guard: true,
+			Ports: []attachment.Port{{Protocol: "tcp", Host: 8080, Container: 80}, {Protocol: "udp", Host: 8053, Container: 53}},
 		},
 		{
 			Key:  attachment.Key{Network: "cbr0", Container: "c", Interface: "eth0"},
 			Mode: attachment.ModePTP, HostLink: "vethc", HostMAC: mac.Addr{2, 0, 0, 0, 0, 3}, MTU: 1450,
 			Addrs: []netip.Prefix{p("10.42.1.9/32"), p("fd00::9/128")}, Gateways: gateways,
 			MAC: mac.Addr{2, 0, 0, 0, 0, 0x53}, Guard: true,
+			Ports: []attachment.Port{{Protocol: "tcp", Host: 8081, Container: 80, HostIP: netip.MustParseAddr("192.0.2.1")}},
 		},
 	}
 }
@@ -104,8 +106,8 @@ func TestPodsAreMended(t *testing.T) {
 	}
 	// As the CNI plugin would.
 	steps, conflicts := mend.Plan(podRecords(), look())
-	if errs := pods.Apply(t.Context(), steps); len(steps) != 2 || len(errs)+len(conflicts) > 0 {
-		t.Fatalf("guards: %v %v %v", steps, conflicts, errs)
+	if errs := pods.Apply(t.Context(), steps); len(steps) != 5 || len(errs)+len(conflicts) > 0 {
+		t.Fatalf("guards and ports: %v %v %v", steps, conflicts, errs)
 	}
 	want := look()
 	if steps, conflicts := mend.Plan(podRecords(), want); len(steps)+len(conflicts) > 0 {
@@ -128,7 +130,12 @@ func TestPodsAreMended(t *testing.T) {
 	for _, what := range []string{
 		"nft flush ruleset", "nft delete table netdev weft-guard", "nft delete chain netdev weft-guard vethc",
 		"nft insert rule netdev weft-guard vetha accept", "nft flush set netdev weft-guard own_mac",
-		"nft flush chain netdev weft-guard sent4", "link del cni0", "link set cni0 down", "addr flush dev cni0", "link set cni0 address 02:00:00:00:00:77",
+		"nft flush chain netdev weft-guard sent4",
+		"nft delete table inet weft-hostports", "nft flush chain inet weft-hostports ports",
+		"nft flush chain inet weft-hostports prerouting", "nft flush ruleset inet",
+		"nft insert rule inet weft-hostports ports accept", "nft flush map inet weft-hostports any4",
+		"nft delete element inet weft-hostports any4 { tcp . 8080 }", "nft delete element inet weft-hostports local { vethc }",
+		"nft delete element inet weft-hostports addr4 { 192.0.2.1 . tcp . 8081 }", "link del cni0", "link set cni0 down", "addr flush dev cni0", "link set cni0 address 02:00:00:00:00:77",
 		"link set cni0 mtu 1400", "link set vetha nomaster", "link set vetha master br9", "link set vetha down",
 		"link set vetha type bridge_slave hairpin off", "link set vetha mtu 1400", "route del 10.42.1.9/32 dev vethc",
 		"route del fd00::9/128 dev vethc", "addr flush dev vethc", "link set vethc down",

@@ -126,13 +126,14 @@ func shared(e entry, a attachment.Attachment) bool {
 	return a.Bridge != nil && (e.set == setBack || e.set == setLocal)
 }
 
-// target is the pod that a map's value leads to.
-func target(set string, value []byte) (netip.Addr, bool) {
+// target is the pod that a map's value leads to; in a set it is none.
+func target(set string, value []byte) netip.Addr {
 	length := map[string]int{setAddr4: 4, setAny4: 4, setAddr6: 16, setAny6: 16}[set]
 	if length == 0 || len(value) < length {
-		return netip.Addr{}, false
+		return netip.Addr{}
 	}
-	return netip.AddrFromSlice(value[:length])
+	addr, _ := netip.AddrFromSlice(value[:length])
+	return addr
 }
 
 // describe says a map's key as a user does.

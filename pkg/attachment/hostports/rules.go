@@ -5,6 +5,8 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/rulemark"
 )
 
 // The hooks' places: destinations right after kube-proxy's (dstnat, -100),
@@ -58,6 +60,39 @@ func setNames() []string {
 	return []string{setAddr4, setAny4, setAddr6, setAny6, setSelf4, setSelf6, setBack, setLocal}
 }
 
+// form marks the rules. It is raised when they change, so that those of an older
+// program are found to be others.
+const form = "weft1"
+
+// chain is one of the table's; kind is "" where no hook leads to it.
+type chain struct {
+	name     string
+	kind     nftables.ChainType
+	hook     *nftables.ChainHook
+	priority int32
+	rules    [][]expr.Any
+}
+
+// chains are those, in the order in which they are made: always the same. What
+// another one goes to comes first.
+func chains() []chain {
+	nat, filter := nftables.ChainTypeNAT, nftables.ChainTypeFilter
+	prerouting, output := nftables.ChainHookPrerouting, nftables.ChainHookOutput
+	postrouting := nftables.ChainHookPostrouting
+	return []chain{
+		{name: "ports", rules: [][]expr.Any{
+			lead(setAddr4, unix.NFPROTO_IPV4, true), lead(setAny4, unix.NFPROTO_IPV4, false),
+			lead(setAddr6, unix.NFPROTO_IPV6, true), lead(setAny6, unix.NFPROTO_IPV6, false),
+		}},
+		{"prerouting", nat, prerouting, dnatPriority, [][]expr.Any{toHost()}},
+		{"output", nat, output, dnatPriority, [][]expr.Any{toHost()}},
+		{"postrouting", nat, postrouting, snatPriority, [][]expr.Any{
+			toItself(setSelf4, unix.NFPROTO_IPV4), toItself(setSelf6, unix.NFPROTO_IPV6), back(), fromLoopback(),
+		}},
+		{"guard", filter, prerouting, rawPriority, [][]expr.Any{notLoopback()}},
+	}
+}
+
 // install queues the table with all but elements. What is there already stays,
 // but for the rules, which are written anew; all in one transaction.
 func install(c *nftables.Conn) {
@@ -66,35 +101,16 @@ func install(c *nftables.Conn) {
 	for _, name := range setNames() {
 		_ = c.AddSet(all[name], nil) // an error shows again in Flush
 	}
-	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority int32) *nftables.Chain {
-		return c.AddChain(&nftables.Chain{
-			Name: name, Table: t, Type: kind, Hooknum: hook,
-			Priority: nftables.ChainPriorityRef(nftables.ChainPriority(priority)),
-		})
-	}
-	prerouting := base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, dnatPriority)
-	output := base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, dnatPriority)
-	postrouting := base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, snatPriority)
-	guard := base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, rawPriority)
-	ports := c.AddChain(&nftables.Chain{Name: "ports", Table: t})
-	for _, r := range []struct {
-		chain *nftables.Chain
-		rules [][]expr.Any
-	}{
-		{prerouting, [][]expr.Any{toHost()}},
-		{output, [][]expr.Any{toHost()}},
-		{ports, [][]expr.Any{
-			lead(setAddr4, unix.NFPROTO_IPV4, true), lead(setAny4, unix.NFPROTO_IPV4, false),
-			lead(setAddr6, unix.NFPROTO_IPV6, true), lead(setAny6, unix.NFPROTO_IPV6, false),
-		}},
-		{postrouting, [][]expr.Any{
-			toItself(setSelf4, unix.NFPROTO_IPV4), toItself(setSelf6, unix.NFPROTO_IPV6), back(), fromLoopback(),
-		}},
-		{guard, [][]expr.Any{notLoopback()}},
-	} {
-		c.FlushChain(r.chain)
-		for _, exprs := range r.rules {
-			c.AddRule(&nftables.Rule{Table: t, Chain: r.chain, Exprs: exprs})
+	for _, want := range chains() {
+		ch := &nftables.Chain{Name: want.name, Table: t}
+		if want.kind != "" {
+			ch.Type, ch.Hooknum = want.kind, want.hook
+			ch.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(want.priority))
+		}
+		c.AddChain(ch)
+		c.FlushChain(ch)
+		for i, exprs := range want.rules {
+			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs, UserData: rulemark.Data(form, i, len(want.rules))})
 		}
 	}
 }

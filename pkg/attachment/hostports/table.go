@@ -95,17 +95,26 @@ func (p *Ports) taken(want []entry) error {
 		}
 		for _, h := range have {
 			if bytes.Equal(h.Key, w.key) && !bytes.Equal(h.Val, w.value) {
-				holder, _ := target(w.set, h.Val)
-				return &TakenError{describe(w.set, w.key), holder}
+				return &TakenError{describe(w.set, w.key), target(w.set, h.Val)}
 			}
 		}
 	}
 	return nil
 }
 
+// Install makes the table without a port, and writes its rules anew where it is
+// there; ports stay.
+func (p *Ports) Install() error {
+	install(p.conn)
+	if err := p.conn.Flush(); err != nil {
+		return fmt.Errorf("write the rules of host ports: %w", err)
+	}
+	return nil
+}
+
 // Remove takes the attachment's ports away, unless they lead elsewhere by now.
-// Nothing there is no error.
-func (p *Ports) Remove(a attachment.Attachment) error {
+// Nothing there is no error; removed tells whether there was anything.
+func (p *Ports) Remove(a attachment.Attachment) (removed bool, err error) {
 	mine := entries(a)
 	var names []string
 	for _, name := range setNames() {
@@ -113,9 +122,14 @@ func (p *Ports) Remove(a attachment.Attachment) error {
 			names = append(names, name)
 		}
 	}
-	return p.remove(names, func() (func(entry) bool, error) {
-		return func(e entry) bool { return !shared(e, a) && slices.ContainsFunc(mine, e.equal) }, nil
+	err = p.remove(names, func() (func(entry) bool, error) {
+		return func(e entry) bool {
+			gone := !shared(e, a) && slices.ContainsFunc(mine, e.equal)
+			removed = removed || gone
+			return gone
+		}, nil
 	})
+	return removed, err
 }
 
 // Sweep takes away all ports that lead to none of the attachments that live
@@ -130,26 +144,6 @@ func (p *Ports) Sweep(live func() ([]attachment.Attachment, error)) error {
 		}
 		return func(e entry) bool { return !slices.ContainsFunc(keep, e.equal) }, err
 	})
-}
-
-// Missing gives what is not in the kernel of the attachment's ports, in words.
-func (p *Ports) Missing(a attachment.Attachment) ([]string, error) {
-	var out []string
-	for _, w := range entries(a) {
-		have, err := p.have(w.set)
-		if err != nil {
-			return nil, err
-		}
-		if slices.ContainsFunc(have, func(h nftables.SetElement) bool { return w.equal(entryOf(w.set, h)) }) {
-			continue
-		}
-		if w.value == nil {
-			out = append(out, fmt.Sprintf("%s is not in set %s of table inet %s", Link(a), w.set, Table))
-		} else {
-			out = append(out, fmt.Sprintf("host port %s does not lead to the pod", describe(w.set, w.key)))
-		}
-	}
-	return out, nil
 }
 
 // remove takes away what is gone. Another process may do the same at this
