@@ -125,7 +125,8 @@ func TestStoreAway(t *testing.T) {
 
 func TestMalformedKeyHarmsNoOne(t *testing.T) {
 	c := newCluster(t, 2, underlay4)
-	c.daemon(0, c.storeArgs("--network=10.42.0.0/16")...).start().awaitReady(0)
+	c.newStore(`{"Network":"10.42.0.0/16","SubnetMax":"10.42.199.0","Backend":{"Type":"vxlan"}}`)
+	c.daemon(0).start().awaitReady(0)
 	for key, value := range map[string]string{
 		"not-a-subnet":   "{}",
 		"10.42.200.0-24": "{",

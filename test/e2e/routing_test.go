@@ -19,7 +19,8 @@ import (
 
 // dualConfig is a dual-stack network with this backend.
 func dualConfig(backend string) string {
-	return `{"EnableIPv6":true,"Network":"10.42.0.0/16","IPv6Network":"fd00:42::/48","Backend":` + backend + `}`
+	return `{"EnableIPv6":true,"Network":"10.42.0.0/16","SubnetMax":"10.42.199.0",` +
+		`"IPv6Network":"fd00:42::/48","IPv6SubnetMax":"fd00:42:0:efff::","Backend":` + backend + `}`
 }
 
 // configured starts a daemon on every node, on a store with this configuration.
