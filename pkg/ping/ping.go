@@ -198,7 +198,7 @@ func Checksum(b []byte) uint16 {
 func (p *Pinger) Listen(ctx context.Context, heard func(seq uint32, at time.Time)) error {
 	stop := context.AfterFunc(ctx, p.Close)
 	defer stop()
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group // none that cancels: it would hear of the end of ctx after the sockets
 	var failed atomic.Bool
 	for _, s := range p.sockets {
 		if s == nil {

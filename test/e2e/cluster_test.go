@@ -340,11 +340,13 @@ func (c *cluster) serve(ns *topology.Namespace) {
 	c.t.Helper()
 	var listeners []net.Listener
 	for _, a := range ns.Addrs {
-		l, err := ns.Listen(netip.AddrPortFrom(a, pagePort))
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		listeners = append(listeners, l)
+		eventually(c.t, 5*time.Second, func() error { // a new IPv6 address can't be bound at once
+			l, err := ns.Listen(netip.AddrPortFrom(a, pagePort))
+			if err == nil {
+				listeners = append(listeners, l)
+			}
+			return err
+		})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
