@@ -50,7 +50,7 @@ func newLeasesCommand(g *globals) *cobra.Command {
 			}
 			rows := leaseRows(snapshot, lives)
 			return g.print(cmd.OutOrStdout(), rows, func(out io.Writer) error {
-				return printLeases(out, rows, snapshot.Malformed, time.Now())
+				return printLeases(out, rows, snapshot.Malformed, false, time.Now())
 			})
 		})
 	}
@@ -72,7 +72,7 @@ func listNodes(ctx context.Context, cmd *cobra.Command, g *globals, r *kube.Read
 		rows[i].Born = members[rows[i].Node].Born
 	}
 	return g.print(cmd.OutOrStdout(), rows, func(out io.Writer) error {
-		return printNodes(out, rows, snapshot.Malformed, time.Now())
+		return printLeases(out, rows, snapshot.Malformed, true, time.Now())
 	})
 }
 
@@ -115,31 +115,25 @@ func leaseRows(s subnet.Snapshot, lives map[string]etcd.Life) []leaseRow {
 	return rows
 }
 
-func printLeases(out io.Writer, rows []leaseRow, malformed []subnet.Skipped, now time.Time) error {
+// printLeases prints a table with a line for each row; of what only one of the
+// stores knows it has no column for the other.
+func printLeases(out io.Writer, rows []leaseRow, malformed []subnet.Skipped, nodes bool, now time.Time) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "SUBNET\tPUBLIC ADDRESS\tBACKEND\tRENEWED\tEXPIRES\tDATA")
+	between := "RENEWED"
+	if nodes {
+		between = "NODE\tAGE"
+	}
+	_, _ = fmt.Fprintf(w, "SUBNET\tPUBLIC ADDRESS\tBACKEND\t%s\tEXPIRES\tDATA\n", between)
 	for _, r := range rows {
-		expires := "never"
+		expires, between := "never", age(now, r.Renewed)
 		if !r.Expires.IsZero() {
 			expires = "in " + span(r.Expires.Sub(now))
 		}
+		if nodes {
+			between = r.Node + "\t" + age(now, r.Born)
+		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n",
-			r.Subnet, r.Public, cmp.Or(r.Backend, "-"), age(now, r.Renewed), expires, r.Data)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	printFaults(out, rows, malformed)
-	return nil
-}
-
-// printNodes is printLeases for Kubernetes.
-func printNodes(out io.Writer, rows []leaseRow, malformed []subnet.Skipped, now time.Time) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "SUBNET\tPUBLIC ADDRESS\tBACKEND\tNODE\tAGE\tEXPIRES\tDATA")
-	for _, r := range rows {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\tnever\t%s\n",
-			r.Subnet, r.Public, r.Backend, r.Node, age(now, r.Born), cmp.Or(string(r.Data), "-"))
+			r.Subnet, r.Public, cmp.Or(r.Backend, "-"), between, expires, cmp.Or(string(r.Data), "-"))
 	}
 	if err := w.Flush(); err != nil {
 		return err

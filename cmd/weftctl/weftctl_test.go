@@ -159,7 +159,7 @@ func TestLeasesText(t *testing.T) {
 		"10.42.1.0-24&fd00:42:0:1::-64": {Renewed: now.Add(-48 * time.Minute), Expires: now.Add(23*time.Hour + 12*time.Minute)},
 	})
 	var out bytes.Buffer
-	if err := printLeases(&out, rows, s.Malformed, now); err != nil {
+	if err := printLeases(&out, rows, s.Malformed, false, now); err != nil {
 		t.Fatal(err)
 	}
 	golden.Check(t, "leases", out.String())

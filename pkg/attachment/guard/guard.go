@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/attachment"
-	"github.com/weftnet/weft/pkg/rulemark"
+	"github.com/weftnet/weft/pkg/attachment/nft"
 )
 
 // Table is the name of the nftables table, in family netdev.
@@ -119,7 +119,7 @@ func (g *Guard) removeElements(set string, keys [][]byte) error {
 }
 
 func unlessAbsent(err error) error {
-	if errors.Is(err, unix.ENOENT) || errors.Is(explain("", err), ErrUnsupported) {
+	if nft.Absent(err) {
 		return nil
 	}
 	return err
@@ -128,18 +128,8 @@ func unlessAbsent(err error) error {
 // Clear takes the table away, in the namespace of the calling thread; with dry
 // nothing. there tells whether it was there.
 func Clear(dry bool) (there bool, err error) {
-	c, err := nftables.New()
-	if err == nil {
-		_, err = c.ListTableOfFamily(Table, nftables.TableFamilyNetdev)
-	}
-	if err == nil && !dry {
-		c.DelTable(table())
-		err = c.Flush()
-	}
-	if errors.Is(err, unix.ENOENT) || errors.Is(explain("", err), ErrUnsupported) {
-		return false, nil
-	}
-	return err == nil, explain("remove table "+Table, err)
+	there, err = nft.Drop(table(), dry)
+	return there, explain("remove table "+Table, err)
 }
 
 // State is what is held to what.
@@ -152,17 +142,17 @@ type State struct {
 // Read reads it, in the namespace of the calling thread.
 func Read() (State, error) {
 	s := State{gates: map[string]string{}, keys: map[string]bool{}}
-	chains, err := rulemark.Read(unix.NFPROTO_NETDEV, Table)
+	chains, err := nft.Read(unix.NFPROTO_NETDEV, Table)
 	if err != nil {
 		return s, unlessAbsent(err)
 	}
 	s.whole = true
 	for _, ch := range shared() {
-		s.whole = s.whole && len(chains[ch.name]) == len(ch.rules) && rulemark.Of(chains[ch.name]) == form
+		s.whole = s.whole && len(chains[ch.name]) == len(ch.rules) && nft.Of(chains[ch.name]) == form
 		delete(chains, ch.name)
 	}
 	for name, all := range chains {
-		s.gates[name] = rulemark.Of(all)
+		s.gates[name] = nft.Of(all)
 	}
 	for _, set := range []string{setMAC, setIP4, setIP6} {
 		have, err := read(set)
@@ -203,11 +193,7 @@ func read(set string) (keys [][]byte, err error) {
 	if err != nil {
 		return nil, unlessAbsent(err)
 	}
-	have, err := c.GetSetElements(sets()[set])
-	// google/nftables v0.3.0 does not wrap the error here.
-	if err != nil && strings.HasSuffix(err.Error(), unix.ENOENT.Error()) {
-		return nil, nil
-	}
+	have, err := nft.Elements(c, sets()[set])
 	for _, e := range have {
 		keys = append(keys, e.Key)
 	}
@@ -224,8 +210,7 @@ func explain(tried string, err error) error {
 	if err == nil {
 		return nil
 	}
-	lacking := []error{unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP}
-	if slices.ContainsFunc(lacking, func(e error) bool { return errors.Is(err, e) }) {
+	if nft.Lacking(err) {
 		return fmt.Errorf("%s: %w", tried, ErrUnsupported)
 	}
 	return fmt.Errorf("%s: %w", tried, err)

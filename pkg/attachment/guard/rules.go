@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/attachment"
-	"github.com/weftnet/weft/pkg/rulemark"
+	"github.com/weftnet/weft/pkg/attachment/nft"
 )
 
 // priority: before whatever anybody else has at a link's ingress.
@@ -249,7 +249,7 @@ func queue(c *nftables.Conn, ch *nftables.Chain, mark string, rules []rule) {
 	for i, r := range rules {
 		c.AddRule(&nftables.Rule{
 			Table: ch.Table, Chain: ch, Exprs: r,
-			UserData: rulemark.Data(mark, i, len(rules)),
+			UserData: nft.Data(mark, i, len(rules)),
 		})
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/weftnet/weft/pkg/rulemark"
+	"github.com/weftnet/weft/pkg/attachment/nft"
 )
 
 // The hooks' places: destinations right after kube-proxy's (dstnat, -100),
@@ -110,7 +110,7 @@ func install(c *nftables.Conn) {
 		c.AddChain(ch)
 		c.FlushChain(ch)
 		for i, exprs := range want.rules {
-			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs, UserData: rulemark.Data(form, i, len(want.rules))})
+			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs, UserData: nft.Data(form, i, len(want.rules))})
 		}
 	}
 }

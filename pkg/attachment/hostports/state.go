@@ -2,15 +2,12 @@ package hostports
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/attachment"
-	"github.com/weftnet/weft/pkg/rulemark"
+	"github.com/weftnet/weft/pkg/attachment/nft"
 )
 
 // State is what the table holds.
@@ -24,13 +21,16 @@ type State struct {
 // that has no nftables, holds nothing.
 func Read() (State, error) {
 	s := State{have: map[string]map[string][]byte{}}
-	rules, err := rulemark.Read(unix.NFPROTO_INET, Table)
+	rules, err := nft.Read(unix.NFPROTO_INET, Table)
 	if err != nil {
-		return s, unlessAbsent(err)
+		if nft.Absent(err) {
+			err = nil
+		}
+		return s, err
 	}
 	s.Whole = true
 	for _, ch := range chains() {
-		s.Whole = s.Whole && len(rules[ch.name]) == len(ch.rules) && rulemark.Of(rules[ch.name]) == form
+		s.Whole = s.Whole && len(rules[ch.name]) == len(ch.rules) && nft.Of(rules[ch.name]) == form
 	}
 	p, err := Open()
 	if err != nil {
@@ -87,32 +87,15 @@ func (s State) ports() (n int) {
 // nothing. It stays while ports lead to pods, unless forced: why says so. there
 // tells whether it was there, and goes.
 func Clear(dry, force bool) (there bool, why string, err error) {
-	c, err := nftables.New()
-	if err == nil {
-		_, err = c.ListTableOfFamily(Table, nftables.TableFamilyINet)
-	}
-	var have State
-	if err == nil {
-		have, err = Read()
-	}
+	have, err := Read()
 	if n := have.ports(); err == nil && n > 0 && !force {
 		return true, fmt.Sprintf("%d ports of the host lead to pods: delete these first, or --force", n), nil
 	}
-	if err == nil && !dry {
-		c.DelTable(table())
-		err = c.Flush()
+	if err == nil {
+		there, err = nft.Drop(table(), dry)
 	}
-	if unlessAbsent(err) != nil {
+	if err != nil {
 		return false, "", fmt.Errorf("remove table %s: %w", Table, err)
 	}
-	return err == nil, "", nil
-}
-
-// unlessAbsent: a kernel without nftables holds nothing.
-func unlessAbsent(err error) error {
-	absent := []error{unix.ENOENT, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP}
-	if slices.ContainsFunc(absent, func(e error) bool { return errors.Is(err, e) }) {
-		return nil
-	}
-	return err
+	return there, "", nil
 }

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/attachment"
+	"github.com/weftnet/weft/pkg/attachment/nft"
 )
 
 // TakenError says that a port of the host leads to somebody else.
@@ -203,11 +203,7 @@ func (p *Ports) tryRemove(names []string, decide func() (gone func(entry) bool, 
 
 // have reads a map or set. No table is no elements.
 func (p *Ports) have(set string) ([]nftables.SetElement, error) {
-	have, err := p.conn.GetSetElements(sets()[set])
-	// google/nftables v0.3.0 does not wrap the error here.
-	if err != nil && strings.HasSuffix(err.Error(), unix.ENOENT.Error()) {
-		return nil, nil
-	}
+	have, err := nft.Elements(p.conn, sets()[set])
 	if err != nil {
 		return nil, fmt.Errorf("read the host ports: %w", err)
 	}

@@ -1,16 +1,16 @@
-package rulemark_test
+package nft_test
 
 import (
 	"testing"
 
 	"github.com/google/nftables/userdata"
 
-	"github.com/weftnet/weft/pkg/rulemark"
+	"github.com/weftnet/weft/pkg/attachment/nft"
 )
 
 func TestOf(t *testing.T) {
 	comment := func(mark string, i, n int) string {
-		text, ok := userdata.GetString(rulemark.Data(mark, i, n), userdata.TypeComment)
+		text, ok := userdata.GetString(nft.Data(mark, i, n), userdata.TypeComment)
 		if !ok {
 			t.Errorf("rule %d has no comment", i)
 		}
@@ -32,7 +32,7 @@ func TestOf(t *testing.T) {
 		"a mark of before":  {[]string{comment("b", 0, 1)}, "b"},
 		"none of ours":      {[]string{""}, ""},
 	} {
-		if have := rulemark.Of(c.comments); have != c.want {
+		if have := nft.Of(c.comments); have != c.want {
 			t.Errorf("%s: %q, want %q", name, have, c.want)
 		}
 	}

@@ -1,9 +1,10 @@
-// Package rulemark names the rules of an nftables chain by their comments, so
-// that one that is lost, changed or put between is seen without a look at what
-// the rules do.
+// Package nft is what the tables of nftables have in common that both the CNI plugin
+// and weftd write, guard and hostports.
 //
-// It owns the form of the comments. It refuses to know what is in the rules.
-package rulemark
+// Their rules are known by comments, so that one that is lost, changed or put between
+// is seen without a look at what the rules do. It owns the form of the comments. It
+// refuses to know what is in a table.
+package nft
 
 import (
 	"fmt"
