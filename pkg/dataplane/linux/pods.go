@@ -27,6 +27,7 @@ type Pods struct {
 	indices map[int]bool
 
 	noGuard bool // this kernel can't; found out by trying
+	tables  podTables
 }
 
 // NewPods opens it; Close releases it.
@@ -93,11 +94,7 @@ func (p *Pods) Observe(_ context.Context, names mend.Names) (mend.Host, error) {
 	p.mu.Lock()
 	p.indices = named
 	p.mu.Unlock()
-	host.NoGuard = p.noGuard
-	if host.Guarded, err = p.guarded(names.Guards); err != nil {
-		return host, err
-	}
-	if err := p.led(names.Led, &host); err != nil {
+	if err := p.held(names, &host); err != nil {
 		return host, err
 	}
 	addrs, err := p.k.addresses(0)

@@ -2,10 +2,11 @@ package linux
 
 import (
 	"errors"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/attachment/guard"
 	"github.com/weftnet/weft/pkg/attachment/hostports"
 	"github.com/weftnet/weft/pkg/attachment/mend"
@@ -25,6 +26,7 @@ func (g *guards) close() {
 }
 
 func (g *guards) apply(s mend.Step) (err error) {
+	defer g.p.tables.forget()
 	if g.conn == nil {
 		if err = g.p.k.ns.do(func() (err error) {
 			g.conn, err = guard.Open()
@@ -51,41 +53,80 @@ func (g *guards) apply(s mend.Step) (err error) {
 	return err
 }
 
-// guarded tells which links are held to what they shall be.
-func (p *Pods) guarded(want []attachment.Sources) (map[string]bool, error) {
-	if len(want) == 0 || p.noGuard {
-		return nil, nil
-	}
-	var have guard.State
-	if err := p.k.ns.do(func() (err error) {
-		have, err = guard.Read()
-		return err
-	}); err != nil {
-		return nil, err
-	}
-	out := map[string]bool{}
-	for _, s := range want {
-		out[s.Link] = have.Holds(s)
-	}
-	return out, nil
+// podTables are the tables of guards and of host ports as they were read last: while
+// nothing tells of a change they need not be read again, which takes some ms.
+type podTables struct {
+	mu    sync.Mutex
+	heard bool      // somebody listens
+	read  time.Time // zero: they are not known
+	guard guard.State
+	ports hostports.State
 }
 
-// led tells which pods have the host's ports that they shall have.
-func (p *Pods) led(want []attachment.Attachment, host *mend.Host) error {
-	if len(want) == 0 {
+// tablesKept is less than the pause between two audits, which look at all.
+const tablesKept = 50 * time.Second
+
+func (t *podTables) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.read = time.Time{}
+}
+
+// hear begins and ends that changes are told.
+func (t *podTables) hear(now bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.heard, t.read = now, time.Time{}
+}
+
+// look gives what the tables hold. A change that is told while they are read makes
+// them be read again the next time.
+func (t *podTables) look(read func() (guard.State, hostports.State, error)) (guard.State, hostports.State, error) {
+	t.mu.Lock()
+	now := time.Now()
+	if t.heard && now.Sub(t.read) < tablesKept {
+		defer t.mu.Unlock()
+		return t.guard, t.ports, nil
+	}
+	t.read = now
+	t.mu.Unlock()
+	g, p, err := read()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil {
+		t.read = time.Time{}
+	}
+	t.guard, t.ports = g, p
+	return g, p, err
+}
+
+// held tells which links are held to what they shall be, and which pods have the
+// host's ports that they shall have.
+func (p *Pods) held(want mend.Names, host *mend.Host) error {
+	host.NoGuard = p.noGuard
+	if len(want.Guards) == 0 && len(want.Led) == 0 {
 		return nil
 	}
-	var have hostports.State
-	if err := p.k.ns.do(func() (err error) {
-		have, err = hostports.Read()
-		return err
-	}); err != nil {
+	guards, ports, err := p.tables.look(func() (g guard.State, l hostports.State, err error) {
+		err = p.k.ns.do(func() (err error) {
+			if g, err = guard.Read(); err == nil {
+				l, err = hostports.Read()
+			}
+			return err
+		})
+		return g, l, err
+	})
+	if err != nil {
 		return err
 	}
-	host.PortRules, host.Led, host.Taken = have.Whole, map[string]bool{}, map[string]string{}
-	for _, a := range want {
-		host.Led[a.HostLink] = len(have.Missing(a)) == 0
-		if taken := have.Taken(a); taken != nil {
+	host.Guarded = map[string]bool{}
+	for _, s := range want.Guards {
+		host.Guarded[s.Link] = guards.Holds(s)
+	}
+	host.PortRules, host.Led, host.Taken = ports.Whole, map[string]bool{}, map[string]string{}
+	for _, a := range want.Led {
+		host.Led[a.HostLink] = len(ports.Missing(a)) == 0
+		if taken := ports.Taken(a); taken != nil {
 			host.Taken[a.HostLink] = taken.Error()
 		}
 	}
@@ -128,6 +169,7 @@ func (p *Pods) leadPorts(s mend.Step) error {
 }
 
 func (p *Pods) withPorts(f func(*hostports.Ports) error) error {
+	defer p.tables.forget()
 	return p.k.ns.do(func() error {
 		ports, err := hostports.Open()
 		if err != nil {

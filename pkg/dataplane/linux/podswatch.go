@@ -24,23 +24,25 @@ func (p *Pods) Watch(ctx context.Context, changed chan<- struct{}) error {
 		return err
 	}
 	_ = l.attach(hostRoutes()) // what passes is sorted out here
-	listeners := []*listener{l}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.watch(ctx, l, func() {}, changed) })
 	// A kernel without nftables has no guards and no ports to be changed.
 	if nft, err := p.k.ns.listen(unix.NETLINK_NETFILTER, p.k.watchBytes, unix.NFNLGRP_NFTABLES); err == nil {
-		listeners = append(listeners, nft)
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	for _, l := range listeners {
-		g.Go(func() error { return p.watch(ctx, l, changed) })
+		p.tables.hear(true)
+		defer p.tables.hear(false)
+		g.Go(func() error { return p.watch(ctx, nft, p.tables.forget, changed) })
 	}
 	return g.Wait()
 }
 
-func (p *Pods) watch(ctx context.Context, l *listener, changed chan<- struct{}) error {
+// watch tells at once, and when it heard of something that concerns us; before that it
+// calls first.
+func (p *Pods) watch(ctx context.Context, l *listener, first func(), changed chan<- struct{}) error {
 	defer l.close()
 	stop := context.AfterFunc(ctx, l.close)
 	defer stop()
 	for {
+		first()
 		select {
 		case changed <- struct{}{}:
 		default:
@@ -81,9 +83,9 @@ func (p *Pods) concerns(m syscall.NetlinkMessage) bool {
 	if m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES {
 		switch family, table := nftTable(m.Data); table {
 		case guard.Table:
-			return family == unix.NFPROTO_NETDEV && len(p.names.Guards) > 0
+			return family == unix.NFPROTO_NETDEV
 		case hostports.Table:
-			return family == unix.NFPROTO_INET && len(p.names.Led) > 0
+			return family == unix.NFPROTO_INET
 		}
 		return false
 	}
