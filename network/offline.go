@@ -43,7 +43,7 @@ func (o Offline) Status(ctx context.Context) (Status, error) {
 	}
 	s := Status{
 		Version: version.Short(), Source: "the kernel, " + o.StateDir + " and " + o.SubnetFile,
-		Reasons: []string{"weftd doesn't run: pods' packets go on, and no change of the cluster is followed"},
+		Reasons: []string{"weftd doesn't answer: pods' packets go on, and no change of the cluster is followed"},
 		Node:    NodeStatus{Lease: had.lease.ID, Backend: had.config.Backend},
 	}
 	for _, p := range had.subnets {

@@ -28,13 +28,13 @@ func newStatusCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show this node: its lease, uplink, peers and store",
-		Long: "Shows this node as weftd knows it. Where no weftd runs, it shows what the state directory and the\n" +
-			"subnet file remember and what stands in the kernel, says so, and ends with status 1.",
+		Long: "Shows this node as weftd knows it. Where no weftd runs, or it hangs, it shows what the state directory\n" +
+			"and the subnet file remember and what stands in the kernel, says so, and ends with status 1.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s network.Status
 			err := askDaemon(cmd.Context(), g.socket, "/v1/status", &s)
-			if errors.Is(err, errNoDaemon) {
+			if away(err) {
 				var why error
 				if s, why = offline(cmd.Context(), where); why != nil {
 					return fmt.Errorf("%w\nwithout it nothing can be told: %w", err, why)
@@ -102,17 +102,32 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// errNoDaemon is a socket that nobody answers at.
-var errNoDaemon = errors.New("is it running? systemctl status weftd")
+var (
+	// errNoDaemon is a socket that nobody answers at.
+	errNoDaemon = errors.New("is it running? systemctl status weftd")
+	// errHangs is a weftd that is there and does not answer.
+	errHangs = errors.New("it runs and hangs: journalctl -u weftd; systemctl restart weftd (packets keep flowing)")
+)
 
-// clientOf speaks HTTP over the control socket; a patience of 0 has no end.
+// away tells of an error that nothing is to be heard from weftd.
+func away(err error) bool { return errors.Is(err, errNoDaemon) || errors.Is(err, errHangs) }
+
+// answerTime is how long an answer may take to begin: on a busy node with 10,000 peers
+// it is a fraction of a second.
+const answerTime = 10 * time.Second
+
+// clientOf speaks HTTP over the control socket; a patience of 0 has no end, once an
+// answer has begun.
 func clientOf(socket string, patience time.Duration) *http.Client {
 	return &http.Client{
 		Timeout: patience,
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		}},
+		Transport: &http.Transport{
+			ResponseHeaderTimeout: answerTime,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "unix", socket)
+			},
+		},
 	}
 }
 
@@ -125,6 +140,9 @@ func get(ctx context.Context, client *http.Client, socket, path string) (io.Read
 	reply, err := client.Do(request)
 	if err != nil {
 		err = errors.Unwrap(err)
+		if slow, ok := errors.AsType[net.Error](err); ok && slow.Timeout() {
+			return nil, fmt.Errorf("ask weftd at %s: %w; %w", socket, err, errHangs)
+		}
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 			return nil, fmt.Errorf("ask weftd at %s: %w; %w", socket, err, errNoDaemon)
 		}

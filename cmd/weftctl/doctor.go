@@ -155,7 +155,7 @@ func askHealth(ctx context.Context, socket string) doctor.Daemon {
 	d := doctor.Daemon{Asked: true}
 	var s network.Status
 	if err := askDaemon(ctx, socket, "/v1/status", &s); err != nil {
-		d.Err = err.Error()
+		d.Err, d.Hangs = err.Error(), errors.Is(err, errHangs)
 		return d
 	}
 	d.Ready, d.Reasons, d.Away = s.Ready, s.Reasons, s.Store.Away

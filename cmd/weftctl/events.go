@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -46,8 +45,8 @@ type stream struct {
 
 // keepReading goes on when weftd does.
 func (s *stream) keepReading(ctx context.Context, complaints io.Writer) error {
-	if err := s.read(ctx); ctx.Err() == nil && errors.Is(err, errNoDaemon) {
-		return err // there never was one
+	if err := s.read(ctx); ctx.Err() == nil && away(err) {
+		return err // there never was one that answers
 	}
 	said := false
 	for ctx.Err() == nil {

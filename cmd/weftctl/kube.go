@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"time"
@@ -49,7 +50,8 @@ func (f *kubeFlags) with(
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err = do(ctx, reader)
-	if errors.Is(err, context.DeadlineExceeded) {
+	_, unreached := errors.AsType[*net.OpError](err)
+	if unreached || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("the API server does not answer; is it up, and are --kube-api-url and "+
 			"--kubeconfig-file right? (%w)", err)
 	}

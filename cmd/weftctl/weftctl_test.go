@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -60,7 +61,7 @@ func TestStatusText(t *testing.T) {
 func offlineStatus() network.Status {
 	s := someStatus()
 	s.Ready, s.Source = false, "the kernel, /var/lib/weft and /run/flannel/subnet.env"
-	s.Reasons = []string{"weftd doesn't run: pods' packets go on, and no change of the cluster is followed"}
+	s.Reasons = []string{"weftd doesn't answer: pods' packets go on, and no change of the cluster is followed"}
 	s.Kernel = &network.KernelStatus{Links: []string{"flannel.1 up, MTU 1450"}, FDB: 2, Neighs: 2, Routes: 2, Chains: 6}
 	return s
 }
@@ -165,6 +166,21 @@ func TestLeasesText(t *testing.T) {
 	golden.Check(t, "leases", out.String())
 }
 
+// A weftd that is stopped takes the question, and does not answer.
+func TestHangingDaemon(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	client := clientOf(socket, 0)
+	client.Transport.(*http.Transport).ResponseHeaderTimeout = 50 * time.Millisecond
+	if _, err := get(t.Context(), client, socket, "/v1/status"); !errors.Is(err, errHangs) || !away(err) {
+		t.Errorf("have %v", err)
+	}
+}
+
 // daemon serves canned replies on a socket as weftd does.
 func daemon(t *testing.T, replies map[string]any) string {
 	t.Helper()
@@ -232,9 +248,13 @@ func TestCommands(t *testing.T) {
 		"events as JSON lines":     {[]string{"events", "--socket", right, "-o", "json"}, `{"seq":7,`, ""},
 		"events as YAML":           {[]string{"events", "--socket", right, "-o", "yaml"}, "- seq: 7\n", ""},
 		"events of no daemon":      {[]string{"events", "-f", "--socket", "/nowhere/s"}, "", "is it running?"},
-		"peers of no daemon":       {[]string{"peers", "--socket", "/nowhere/s"}, "", "is it running?"},
-		"a shell's completion":     {[]string{"completion", "bash"}, "bash completion", ""},
-		"what -o may be":           {[]string{"__complete", "status", "-o", ""}, "table\njson\nyaml\n", ""},
+		"leases of no API server": {
+			[]string{"leases", "--kube-subnet-mgr", "--kube-api-url", "http://127.0.0.1:1"}, "",
+			"the API server does not answer; is it up",
+		},
+		"peers of no daemon":   {[]string{"peers", "--socket", "/nowhere/s"}, "", "is it running?"},
+		"a shell's completion": {[]string{"completion", "bash"}, "bash completion", ""},
+		"what -o may be":       {[]string{"__complete", "status", "-o", ""}, "table\njson\nyaml\n", ""},
 		"no daemon, and nothing of it": {
 			[]string{"status", "--socket", "/nowhere/s", "--state-dir", "/nowhere", "--subnet-file", "/nowhere/f"},
 			"", "without it nothing can be told",

@@ -121,6 +121,7 @@ func TestExamine(t *testing.T) {
 		want  []string // "level check", in order
 	}{
 		"healthy":                       {func(*doctor.Facts) {}, nil},
+		"a weftd that hangs":            {func(f *doctor.Facts) { f.Daemon = doctor.Daemon{Asked: true, Err: "no answer", Hangs: true} }, []string{"fail daemon"}},
 		"a tunnel that is blocked":      {func(f *doctor.Facts) { *hide(f) = doctor.Probe{Peer: f.Peers[0], Underlay: true} }, []string{"fail tunnel-blocked"}},
 		"a peer that drops echoes only": {func(f *doctor.Facts) { hide(f).Small, hide(f).Large, hide(f).Underlay = false, false, false }, nil},
 		"a peer that drops TCP":         {func(f *doctor.Facts) { hide(f).TCP, hide(f).RawTCP = false, false }, nil},

@@ -45,6 +45,7 @@ type Member struct {
 type Daemon struct {
 	Asked     bool
 	Err       string // why it does not answer
+	Hangs     bool   // it is there, and does not answer
 	Ready     bool
 	Reasons   []string // why not ready
 	Conflicts []string // entries that something foreign holds

@@ -187,7 +187,7 @@ func (e entries) wrong(s tables.Space, l tables.Link, p Member) string {
 func daemonChecks() []Check {
 	return []Check{
 		{
-			"daemon", "weftd's control socket", "weftd does not run, or is not ready",
+			"daemon", "weftd's control socket", "weftd does not run, hangs, or is not ready",
 			"journalctl -u weftd; systemctl restart weftd", daemonAway,
 		},
 		{
@@ -207,6 +207,8 @@ func daemonAway(f Facts) (out []Finding) {
 	switch {
 	case !f.Daemon.Asked:
 		return nil
+	case f.Daemon.Hangs:
+		return []Finding{{Cause: "weftd runs, and does not answer", Evidence: f.Daemon.Err}}
 	case f.Daemon.Err != "":
 		return []Finding{{Cause: "weftd does not run", Evidence: f.Daemon.Err}}
 	case !f.Daemon.Ready:
