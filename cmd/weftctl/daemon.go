@@ -113,8 +113,8 @@ var (
 func away(err error) bool { return errors.Is(err, errNoDaemon) || errors.Is(err, errHangs) }
 
 // answerTime is how long an answer may take to begin: on a busy node with 10,000 peers
-// it is a fraction of a second.
-const answerTime = 10 * time.Second
+// it is a fraction of a second, and weftd itself tells after 10 s that it is too busy.
+const answerTime = 12 * time.Second
 
 // clientOf speaks HTTP over the control socket; a patience of 0 has no end, once an
 // answer has begun.
