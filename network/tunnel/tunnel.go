@@ -1,7 +1,7 @@
 // Package tunnel decides which packets of the tunnel a host takes in, and which of
 // them conntrack looks at.
 //
-//	        ┌─ prerouting ── from a VTEP: untracked; from others to a VTEP: dropped
+//	        ┌─ prerouting ── from a VTEP: untracked; from others to a VTEP, and from pods: dropped
 //	packet ─┤
 //	        └─ input ─────── by what is inside: its source is of the sender's subnet,
 //	                         or none of the cluster's; all else is dropped
@@ -147,8 +147,11 @@ func (d Device) packet(t ruleset.Tunnel) ruleset.Tunnel {
 
 // prerouting lets the packets of VTEPs pass. It drops those of others that would come
 // in here, before they cost a routing decision or an entry of conntrack, and those on
-// their way from here to another node: a pod's would get this node's address, and be
-// taken for its.
+// their way from here to another node: they could get this node's address, and be
+// taken for its. What pods send is dropped whatever its VNI, and whichever host it goes
+// to, which may be an address of a node that is not known: as its packets never
+// left this host, they may still be in a burst, of which only the first can be read
+// (UDP_SEGMENT in udp(7)), and the device sees them all.
 func (d Device) prerouting(o Options) []ruleset.Rule {
 	known := ruleset.Rule{
 		Tunnel: d.packet(ruleset.Tunnel{VNI: d.VNI, Pair: ruleset.From}), Verdict: ruleset.Return,
@@ -162,6 +165,10 @@ func (d Device) prerouting(o Options) []ruleset.Rule {
 	}
 	return []ruleset.Rule{
 		known,
+		{
+			Tunnel: d.packet(ruleset.Tunnel{}), Src: ruleset.Match{Prefix: d.Network},
+			Dst: ruleset.Match{Prefix: d.Network, Not: true}, Verdict: ruleset.DropCounted, Comment: "of a pod, to no pod",
+		},
 		{
 			Tunnel: d.packet(ruleset.Tunnel{VNI: d.VNI}), Dst: ruleset.Match{Prefix: host(d.Local)},
 			Verdict: ruleset.DropCounted, Comment: "of no node, to this one",
@@ -184,7 +191,7 @@ func (d Device) strict() []ruleset.Rule {
 			Comment: "of a node, from its subnet",
 		})
 	}
-	rules = append(rules, d.others())
+	rules = append(rules, d.pods(), d.others())
 	from := func(p netip.Prefix, comment string) {
 		rules = append(rules, ruleset.Rule{
 			Tunnel: d.packet(ruleset.Tunnel{Inner: ruleset.Match{Prefix: p}}), Verdict: ruleset.DropCounted, Comment: comment,
@@ -219,8 +226,17 @@ func (d Device) vtepOnly() []ruleset.Rule {
 			Tunnel: d.packet(ruleset.Tunnel{Pair: ruleset.From}), Verdict: ruleset.Return,
 			Comment: "of a node",
 		},
+		d.pods(),
 		d.others(),
 		d.rest(),
+	}
+}
+
+// pods is for what prerouting let go to an address of pods' network that is this host's.
+func (d Device) pods() ruleset.Rule {
+	return ruleset.Rule{
+		Tunnel: d.packet(ruleset.Tunnel{}), Src: ruleset.Match{Prefix: d.Network},
+		Verdict: ruleset.DropCounted, Comment: "of a pod",
 	}
 }
 
