@@ -1,8 +1,10 @@
 package linux_test
 
 import (
+	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -124,6 +126,38 @@ func TestWithoutPrograms(t *testing.T) {
 	facts, err := h.Facts(t.Context(), nil)
 	if err != nil || len(facts.Firewall.Programs) != 0 {
 		t.Errorf("%+v, %v", facts.Firewall, err)
+	}
+}
+
+// What is installed is told by the files, as every start looks there; a program of
+// another make is asked.
+func TestProgramsAreKnownByTheirFiles(t *testing.T) {
+	h := newHost(t)
+	dir := t.TempDir()
+	for name, leads := range map[string]string{
+		"iptables": "xtables-legacy-multi", "iptables-nft": "xtables-nft-multi", "iptables-legacy": "xtables-legacy-multi",
+	} {
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, leads), []byte("#!/bin/false\n"), 0o755),
+			os.Symlink(leads, filepath.Join(dir, name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.SetProgramDirs(dir)
+	before := h.Runs()
+	facts, err := h.Facts(t.Context(), nil)
+	want := []ruleset.Engine{ruleset.IPTablesLegacy, ruleset.IPTablesNFT}
+	if err != nil || !slices.Equal(facts.Firewall.Programs, want) || !facts.Firewall.RandomFully || h.Runs() != before {
+		t.Errorf("%+v after %d runs, %v", facts.Firewall, h.Runs()-before, err)
+	}
+
+	asked := filepath.Join(dir, "iptables")
+	if err := errors.Join(os.Remove(asked),
+		os.WriteFile(asked, []byte("#!/bin/sh\necho 'iptables v1.6.1'\n"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	facts, err = h.Facts(t.Context(), nil)
+	if err != nil || !slices.Equal(facts.Firewall.Programs, want) || facts.Firewall.RandomFully || h.Runs() != before+1 {
+		t.Errorf("%+v after %d runs, %v", facts.Firewall, h.Runs()-before, err)
 	}
 }
 

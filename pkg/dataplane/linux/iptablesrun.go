@@ -45,8 +45,8 @@ type program struct {
 	version version
 }
 
-// programs remembers what the programs are, so that asking them is for the first
-// time and for a new one only.
+// programs remembers what the programs are, so that one is looked at the first
+// time, and when it is a new one.
 type programs struct {
 	known map[string]known // by the name that was looked for
 	// clients are those of iptables-nft, by path and the file that it leads to.
@@ -88,8 +88,8 @@ func (k *Kernel) programFor(e ruleset.Engine) (program, error) {
 	return all[i], nil
 }
 
-// identify asks a program what it is, once: an alternative that is switched is
-// another file.
+// identify finds out what a program is, once: an alternative that is switched is
+// another file. Where the file's name doesn't tell, the program is asked.
 func (k *Kernel) identify(name string) (program, error) {
 	path, err := k.programs.look(name)
 	if err != nil {
@@ -105,17 +105,35 @@ func (k *Kernel) identify(name string) (program, error) {
 	if was, ok := k.programs.known[name]; ok && was.path == path && was.modified.Equal(info.ModTime()) {
 		return was.program, nil
 	}
-	out, err := k.run(context.Background(), "", name, "--version")
-	if err != nil {
-		return program{}, err
-	}
-	p, err := parseVersion(out)
-	if err != nil {
-		return program{}, fmt.Errorf("%s: %w", path, err)
+	p, ok := byFile(path)
+	if !ok {
+		out, err := k.run(context.Background(), "", name, "--version")
+		if err != nil {
+			return program{}, err
+		}
+		if p, err = parseVersion(out); err != nil {
+			return program{}, fmt.Errorf("%s: %w", path, err)
+		}
 	}
 	p.name = name
 	k.programs.known[name] = known{path, info.ModTime(), p}
 	return p, nil
+}
+
+// byFile knows a program by its file, without a run of it: since iptables 1.8.0
+// all programs of one kind are links to one file, and each kind has its own. The
+// version is that at the least.
+func byFile(path string) (program, bool) {
+	p := program{version: version{1, 8, 0}}
+	switch filepath.Base(path) {
+	case "xtables-nft-multi":
+		p.engine = ruleset.IPTablesNFT
+	case "xtables-legacy-multi":
+		p.engine = ruleset.IPTablesLegacy
+	default:
+		return program{}, false
+	}
+	return p, true
 }
 
 // parseVersion reads "iptables v1.8.9 (nf_tables)". Before 1.8 there was one
