@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/weftnet/weft/pkg/version.Version=$(VERSION)
+# Where build puts the programs; tools/image and tools/packages name others.
+PROGRAMS ?= bin
 TIMEOUT ?= 15m
 FUZZTIME ?= 10s
 DEMO_FLAGS ?=
@@ -47,8 +49,8 @@ help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## static bin/weftd, bin/weft and bin/weftctl, version stamped
-	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
-	@echo "built bin/weftd bin/weft bin/weftctl ($(VERSION))"
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o '$(PROGRAMS)/' ./cmd/...
+	@echo "built $(PROGRAMS)/weftd $(PROGRAMS)/weft $(PROGRAMS)/weftctl ($(VERSION))"
 
 image: ## bin/weft-image.tar, an OCI archive for amd64 and arm64, without a container engine
 	@cd tools && go run ./image --version '$(VERSION)' --name '$(IMAGE)' --arches '$(ARCHES)'
@@ -64,6 +66,8 @@ packages-test: $(DEBIAN) ## two builds of the packages are the same bytes; they 
 	@for f in bin/packages/*.deb bin/packages/*.rpm; do cmp "$$f" "bin/packages-again/$${f##*/}" || { \
 	  echo "the second build is of HEAD: is everything committed?"; exit 1; }; done; \
 	  echo "two builds of $(VERSION) in two directories are alike"
+	@$(MAKE) build; for p in weftd weftctl weft; do cmp bin/$$p bin/packages/linux_$(HOST_ARCH)/$$p; done; \
+	  echo "and the programs in them are those of make build"
 	@cd tools/packages && go run . --version v0.0.0 --arches '$(HOST_ARCH)' --out ../../bin/packages-before >/dev/null
 	@WEFT_DEBIAN='$(CURDIR)/$(DEBIAN)' WEFT_DEB_BEFORE="$$(ls -d $(CURDIR)/bin/packages-before/*.deb)" \
 	  WEFT_DEB="$$(ls -d $(CURDIR)/bin/packages/*_$(HOST_ARCH).deb)" \

@@ -266,9 +266,9 @@ func (m *machine) runs(version string) {
 // installed, upgraded, rolled back and removed while pods talk.
 func TestDebUnderTraffic(t *testing.T) {
 	before, now := debs(t)
-	c := newCluster(t, 2, underlay4)
+	c := newCluster(t, 2, underlay4, underlay6)
 	store := c.installed(t, 0, before, "WEFTD_EMBEDDED_ETCD=true", "WEFTD_EMBEDDED_ETCD_LISTEN="+c.etcdURL(),
-		"WEFTD_EMBEDDED_ETCD_INSECURE=true", "WEFTD_NETWORK=10.42.0.0/16")
+		"WEFTD_EMBEDDED_ETCD_INSECURE=true", "WEFTD_NETWORK=10.42.0.0/16", "WEFTD_IPV6_NETWORK=fd00:42::/48")
 	other := c.installed(t, 1, before, "WEFTD_ETCD_ENDPOINTS="+c.etcdURL())
 	var pods []*topology.Pod
 	for i, m := range []*machine{store, other} {
@@ -283,7 +283,9 @@ func TestDebUnderTraffic(t *testing.T) {
 	var streams []*stream
 	for i, pod := range pods {
 		to := pods[1-i]
-		streams = append(streams, startStream(t, &pod.Namespace, &to.Namespace, to.Addrs[0]))
+		for _, addr := range to.Addrs {
+			streams = append(streams, startStream(t, &pod.Namespace, &to.Namespace, addr))
+		}
 	}
 	store.run("dpkg-deb", "-x", "/root/now.deb", "/root/now")
 	newer := strings.Fields(store.run("/root/now/usr/bin/weftd", "--version"))[0]

@@ -67,17 +67,15 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 
 func (o options) binaries(arch string) string { return filepath.Join(o.bin, "linux_"+arch) }
 
-// build makes the binaries of one architecture, as `make build` does.
+// build makes the binaries of one architecture by `make build`, so that they are the
+// same to the byte.
 func build(ctx context.Context, o options, arch string) error {
 	dir, err := filepath.Abs(o.binaries(arch))
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath",
-		"-ldflags", "-s -w -X github.com/weftnet/weft/pkg/version.Version="+o.version,
-		"-o", dir+string(filepath.Separator), "./cmd/...")
-	cmd.Dir = o.root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=-mod=readonly")
+	cmd := exec.CommandContext(ctx, "make", "-C", o.root, "build", "VERSION="+o.version, "PROGRAMS="+dir)
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+arch)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("build for %s: %w", arch, err)

@@ -85,17 +85,14 @@ func (o options) native(ctx context.Context) (string, error) {
 	return dir, o.compile(ctx, "", dir)
 }
 
-// compile builds the binaries as `make build` does.
+// compile builds the binaries by `make build`, so that they are the same to the byte.
 func (o options) compile(ctx context.Context, arch, dir string) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath",
-		"-ldflags", "-s -w -X github.com/weftnet/weft/pkg/version.Version="+o.version,
-		"-o", dir+string(filepath.Separator), "./cmd/...")
-	cmd.Dir = o.root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly")
+	cmd := exec.CommandContext(ctx, "make", "-C", o.root, "build", "VERSION="+o.version, "PROGRAMS="+dir)
+	cmd.Env = os.Environ()
 	if arch != "" {
 		cmd.Env = append(cmd.Env, "GOOS=linux", "GOARCH="+arch)
 	}
