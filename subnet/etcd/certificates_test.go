@@ -16,6 +16,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/weftnet/weft/pkg/tlstest"
+	"github.com/weftnet/weft/subnet/etcd/embedded"
 )
 
 // Certificates that don't do are named, and once the files are mended the same
@@ -36,9 +37,11 @@ func TestBadCertificates(t *testing.T) {
 		"the server's is of another authority": {server: server, strangeServer: true, want: "unknown authority"},
 		"ours has expired": {
 			server: server, client: tlstest.Cert{Until: past}, clients: true,
-			want: "https://127.0.0.1", logged: "was valid until",
+			want: "refuses the client certificate", logged: "was valid until",
 		},
-		"ours is of another authority": {server: server, strangeClient: true, clients: true, want: "https://127.0.0.1"},
+		"ours is of another authority": {
+			server: server, strangeClient: true, clients: true, want: "refuses the client certificate",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -61,9 +64,7 @@ func TestBadCertificates(t *testing.T) {
 			}
 			of(c.strangeClient).Issue(o.CertFile, o.KeyFile, c.client)
 			s := open(t, o)
-			if err := leasesWithin(t.Context(), s, time.Second); err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Fatalf("want an error with %q, have %v", c.want, err)
-			}
+			refusedWith(t, s, c.want)
 			if text := logged(t, hook); c.logged == "" && text != "" || !strings.Contains(text, c.logged) {
 				t.Errorf("want %q in the log, have %q", c.logged, text)
 			}
@@ -80,6 +81,56 @@ func TestBadCertificates(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The embedded server asks clients for certificates: who shows none, or another
+// authority's, is told what is perhaps wrong and what to do.
+func TestRefusedByEtcdItself(t *testing.T) {
+	dir := t.TempDir()
+	ca, stranger := tlstest.New(t, dir, "ca"), tlstest.New(t, t.TempDir(), "other")
+	issue := func(ca *tlstest.CA, name string) (cert, key string) {
+		cert, key = filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key")
+		ca.Issue(cert, key, tlstest.Cert{Name: name, Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
+		return cert, key
+	}
+	server := embedded.Options{Dir: filepath.Join(dir, "etcd"), Listen: "https://127.0.0.1:0", CAFile: ca.File}
+	server.CertFile, server.KeyFile = issue(ca, "server")
+	e, err := embedded.Start(t.Context(), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	of := Options{Endpoints: []string{e.Endpoint()}, CAFile: ca.File}
+	for want, issuer := range map[string]*tlstest.CA{
+		"none is given; set --etcd-certfile": nil, "refuses the client certificate " + dir: stranger, "": ca,
+	} {
+		o := of
+		if issuer != nil {
+			o.CertFile, o.KeyFile = issue(issuer, "client")
+		}
+		s := open(t, o)
+		if want != "" {
+			refusedWith(t, s, want)
+		} else if err := leasesWithin(t.Context(), s, patience); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// refusedWith asks for the leases until the error is the one that is wanted: on a busy
+// machine the first may only say that time is up.
+func refusedWith(t *testing.T, s *Store, want string) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if err = leasesWithin(t.Context(), s, time.Second); err == nil {
+			t.Fatalf("want an error with %q, have none", want)
+		}
+		if strings.Contains(err.Error(), want) {
+			return
+		}
+	}
+	t.Fatalf("want an error with %q, have %v", want, err)
 }
 
 // logged is all that a log was told.

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strings"
+	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -72,21 +74,61 @@ func (s *Store) transport(files tlsfile.Files) (credentials.TransportCredentials
 		}
 		return insecure.NewCredentials(), nil
 	}
-	return &renewed{TransportCredentials: credentials.NewTLS(reader.Config()), reader: reader}, nil
+	return &renewed{TransportCredentials: credentials.NewTLS(reader.Config()), reader: reader, shown: files.Cert}, nil
 }
 
 // renewed makes each connection with what the files hold at that time.
 type renewed struct {
 	credentials.TransportCredentials // for what is not about a handshake
 	reader                           *tlsfile.Reader
+	shown                            string // the file of our certificate
 }
 
 func (r *renewed) ClientHandshake(ctx context.Context, authority string, c net.Conn) (
 	net.Conn, credentials.AuthInfo, error,
 ) {
-	return credentials.NewTLS(r.reader.Config()).ClientHandshake(ctx, authority, c)
+	config := r.reader.Config()
+	secured, info, err := credentials.NewTLS(config).ClientHandshake(ctx, authority, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &unheard{Conn: secured, shown: r.shown}, info, nil
 }
 
 func (r *renewed) Clone() credentials.TransportCredentials {
-	return &renewed{TransportCredentials: r.TransportCredentials.Clone(), reader: r.reader}
+	return &renewed{TransportCredentials: r.TransportCredentials.Clone(), reader: r.reader, shown: r.shown}
+}
+
+// unheard is a connection that is made from our side. In TLS 1.3 a server looks at our
+// certificate after that (RFC 8446, 4.4.2.4), and one that refuses it may have closed
+// before its alert is read: all that is left then is "broken pipe".
+type unheard struct {
+	net.Conn
+	shown string // the file of the certificate that we show; empty: none
+	heard atomic.Bool
+}
+
+func (u *unheard) Read(b []byte) (int, error) {
+	n, err := u.Conn.Read(b)
+	if n > 0 {
+		u.heard.Store(true)
+	}
+	return n, u.explain(err)
+}
+
+func (u *unheard) Write(b []byte) (int, error) {
+	n, err := u.Conn.Write(b)
+	return n, u.explain(err)
+}
+
+func (u *unheard) explain(err error) error {
+	if err == nil || u.heard.Load() || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if u.shown == "" {
+		return fmt.Errorf("etcd ended the connection at once: perhaps it wants a client certificate, and none is given; "+
+			"set --etcd-certfile and --etcd-keyfile: %w", err)
+	}
+	return fmt.Errorf("etcd ended the connection at once: perhaps it refuses the client certificate %s "+
+		"(of another authority, expired, not for clients); etcd's own log tells: %w", u.shown, err)
 }
