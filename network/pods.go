@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -145,11 +146,17 @@ func (m *podMender) load() (ok bool) {
 // round mends what is not as it was, and gives how many steps were of no avail.
 // What the CNI plugin is at work on is left to it.
 func (m *podMender) round(ctx context.Context) (left int, err error) {
-	steps, err := m.plan(ctx)
+	steps, err := m.plan(ctx, m.finished())
 	if err != nil || len(steps) == 0 {
 		return 0, err
 	}
+	held, release := m.hold()
+	defer release()
+	if steps, err = m.plan(ctx, held); err != nil || len(steps) == 0 {
+		return 0, err
+	}
 	failed := m.kernel.Apply(ctx, steps)
+	release()
 	m.took(time.Now())
 	m.mended(len(steps) - len(failed))
 	text := make([]string, 0, maxLogged)
@@ -160,17 +167,38 @@ func (m *podMender) round(ctx context.Context) (left int, err error) {
 	for _, err := range failed {
 		m.once(err.Error())
 	}
-	after, err := m.plan(ctx)
+	after, err := m.plan(ctx, m.finished())
 	return len(after), err
 }
 
-func (m *podMender) plan(ctx context.Context) ([]mend.Step, error) {
+// finished are records that nobody is at work on. They are asked for before the links
+// are read, so that what is half done is never seen. The directory tells when it is done.
+func (m *podMender) finished() []attachment.Attachment {
+	return slices.DeleteFunc(slices.Clone(m.records), func(r attachment.Attachment) bool { return m.dir.Busy(r.Key) })
+}
+
+// hold gives those of them that are still there, and nobody takes away what they are of
+// until release: a guard that were written after its pod's link had gone would stay.
+func (m *podMender) hold() (held []attachment.Attachment, release func()) {
+	var all []func()
+	for i, r := range m.records {
+		now, done, ok := m.dir.Hold(r.Key)
+		if ok {
+			m.records[i] = now
+			held, all = append(held, now), append(all, done)
+		}
+	}
+	return held, sync.OnceFunc(func() {
+		for _, done := range all {
+			done()
+		}
+	})
+}
+
+func (m *podMender) plan(ctx context.Context, finished []attachment.Attachment) ([]mend.Step, error) {
 	if len(m.records) == 0 {
 		return nil, nil
 	}
-	// Asked before the links are read, so that what is half done is never seen.
-	// The directory tells when it is done.
-	finished := slices.DeleteFunc(slices.Clone(m.records), func(r attachment.Attachment) bool { return m.dir.Busy(r.Key) })
 	host, err := m.kernel.Observe(ctx, mend.Needs(m.records))
 	if err != nil {
 		return nil, fmt.Errorf("read pods' links: %w", err)

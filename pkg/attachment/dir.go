@@ -79,24 +79,6 @@ func create(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// Busy tells whether somebody who called Begin for the record still acts.
-func (d Dir) Busy(k Key) bool {
-	f, err := os.Open(d.path(k))
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return errors.Is(flock(f, syscall.LOCK_SH|syscall.LOCK_NB), syscall.EWOULDBLOCK)
-}
-
-func flock(f *os.File, how int) error {
-	for {
-		if err := syscall.Flock(int(f.Fd()), how); !errors.Is(err, syscall.EINTR) {
-			return err
-		}
-	}
-}
-
 // Get reads one record. Errors: fs.ErrNotExist, *DamagedError, or the file
 // system's.
 func (d Dir) Get(k Key) (Attachment, error) { return read(d.path(k), k.String()) }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/cniplugin/hostlocal"
@@ -58,11 +59,16 @@ func (c Call) detach(conf config, req request) error {
 	return k.remove(conf, req)
 }
 
+// claimPatience is for weftd that mends an attachment, which takes some ms.
+const claimPatience = 2 * time.Second
+
 // remove takes away all of an attachment that is left: by its record, else by
 // what can be found. The address is freed when nothing has it any more: as long
-// as an interface may have it, nobody else can. The record goes last.
+// as an interface may have it, nobody else can. The record goes last, and until then
+// weftd mends nothing of it: a guard that is put back when the link is gone would stay.
 func (k *kernel) remove(conf config, req request) error {
 	key := req.key(conf.network)
+	defer conf.records.Claim(key, claimPatience)()
 	record, err := conf.records.Get(key)
 	damaged := errors.As(err, new(*attachment.DamagedError))
 	if err != nil && !damaged && !errors.Is(err, fs.ErrNotExist) {

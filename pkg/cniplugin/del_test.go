@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -91,4 +92,35 @@ func TestDelWithLittleLeft(t *testing.T) {
 			}
 		})
 	})
+}
+
+// weftd mends an attachment at this moment: DEL takes nothing away until it is done.
+func TestDelWaitsForTheMender(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, ipv4, ipv6)
+	p, _ := newPod(t, 1)
+	n.add(p)
+	record := attachmentOf(t, n, p)
+	_, release, ok := n.records().Hold(record.Key)
+	if !ok {
+		t.Fatal("the record can't be held")
+	}
+	deleted := make(chan int, 1)
+	go func() {
+		status, _ := n.call("DEL", p)
+		deleted <- status
+	}()
+	select {
+	case status := <-deleted:
+		t.Errorf("DEL did not wait: status %d", status)
+	case <-time.After(200 * time.Millisecond):
+	}
+	if links := veths(t, n.host); len(links) != 1 {
+		t.Errorf("links while the record is held: %v", links)
+	}
+	release()
+	if status := <-deleted; status != 0 {
+		t.Errorf("DEL: status %d", status)
+	}
+	n.empty()
 }
