@@ -32,7 +32,7 @@ type application struct {
 func (k *Kernel) Apply(ctx context.Context, p dataplane.Plan) []*dataplane.OpError {
 	a := &application{
 		k: k, domain: k.memory.territory(), indexes: map[string]int{}, nexthops: nexthops{
-			k: k, many: tunnels(p) > fewKeys, has: sync.OnceValue(k.hasNexthops), seen: map[uint32]nexthop{},
+			k: k, many: tunnels(p) > fewNexthops, has: sync.OnceValue(k.hasNexthops), seen: map[uint32]nexthop{},
 		},
 	}
 	var chains []dataplane.Op

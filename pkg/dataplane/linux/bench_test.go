@@ -42,6 +42,7 @@ type bench struct {
 	*testing.B
 	*linux.Kernel
 	domain dataplane.Domain
+	ipv6   bool // the peers' family
 }
 
 func newBench(b *testing.B) *bench {
@@ -54,7 +55,7 @@ func newBench(b *testing.B) *bench {
 	})
 	d := scope(true, dataplane.State{}).Domain
 	d.Networks = append(d.Networks, netip.MustParsePrefix("100.64.0.0/10"))
-	out := &bench{b, open(b, n), d}
+	out := &bench{B: b, Kernel: open(b, n), domain: d}
 	out.apply(links())
 	return out
 }
@@ -77,20 +78,21 @@ func (b *bench) apply(want dataplane.State) {
 	}
 }
 
-// each gives the want with all peers, and the first of them alone.
-func each(b *testing.B, run func(b *bench, want, one dataplane.State)) {
+// each gives the want with all peers.
+func each(b *testing.B, run func(b *bench, want dataplane.State)) {
 	for _, ipv6 := range []bool{false, true} {
 		b.Run(fmt.Sprintf("ipv6=%t", ipv6), func(b *testing.B) {
 			h := newBench(b)
+			h.ipv6 = ipv6
 			want := links()
 			want.Merge(peers(benchPeers, ipv6))
-			run(h, want, peers(1, ipv6))
+			run(h, want)
 		})
 	}
 }
 
 func BenchmarkApplyAll(b *testing.B) {
-	each(b, func(b *bench, want, _ dataplane.State) {
+	each(b, func(b *bench, want dataplane.State) {
 		for b.Loop() {
 			b.apply(want)
 			b.StopTimer()
@@ -102,7 +104,7 @@ func BenchmarkApplyAll(b *testing.B) {
 }
 
 func BenchmarkObserveAll(b *testing.B) {
-	each(b, func(b *bench, want, _ dataplane.State) {
+	each(b, func(b *bench, want dataplane.State) {
 		b.apply(want)
 		for b.Loop() {
 			if o := b.observe(dataplane.Scope{All: true}); len(o.Have.Routes) != benchPeers {
@@ -112,20 +114,25 @@ func BenchmarkObserveAll(b *testing.B) {
 	})
 }
 
-// One peer among 10,000 is what every change costs.
-func BenchmarkObserveOnePeer(b *testing.B) {
-	each(b, func(b *bench, want, one dataplane.State) {
-		b.apply(want)
-		for b.Loop() {
-			if o := b.observe(dataplane.Scope{Keys: one}); o.Have.Len() != 3 {
-				b.Fatalf("%d entries", o.Have.Len())
-			}
-		}
-	})
+// Some peers among 10,000 are what every change costs.
+func BenchmarkObservePeers(b *testing.B) {
+	for _, some := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(some), func(b *testing.B) {
+			each(b, func(b *bench, want dataplane.State) {
+				b.apply(want)
+				keys := peers(some, b.ipv6)
+				for b.Loop() {
+					if o := b.observe(dataplane.Scope{Keys: keys}); o.Have.Len() != 3*some {
+						b.Fatalf("%d entries", o.Have.Len())
+					}
+				}
+			})
+		})
+	}
 }
 
 func BenchmarkFacts(b *testing.B) {
-	each(b, func(b *bench, want, _ dataplane.State) {
+	each(b, func(b *bench, want dataplane.State) {
 		b.apply(want)
 		for b.Loop() {
 			if _, err := b.Facts(b.Context(), nil); err != nil {
@@ -137,7 +144,7 @@ func BenchmarkFacts(b *testing.B) {
 
 // What DirectRouting and host-gw ask at every change of the host's routes.
 func BenchmarkPaths(b *testing.B) {
-	each(b, func(b *bench, want, _ dataplane.State) {
+	each(b, func(b *bench, want dataplane.State) {
 		b.apply(want)
 		peers := make([]netip.Addr, 0, benchPeers)
 		for k := range want.Routes {

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -178,15 +180,14 @@ func (e *encoder) each(kind, flags int, elems []ruleset.Elem) {
 func (k *Kernel) still(groups []ofSet) ([]ofSet, error) {
 	var out []ofSet
 	for _, g := range groups {
-		all, err := k.dumpElems(g.set, nil)
-		if err != nil {
+		there := map[ruleset.Elem]struct{}{}
+		if err := k.dumpElems(g.set, there); err != nil {
 			return nil, err
 		}
-		there := make(map[ruleset.Elem]bool, len(all))
-		for _, el := range all {
-			there[el] = true
-		}
-		g.elems = slices.DeleteFunc(slices.Clone(g.elems), func(el ruleset.Elem) bool { return !there[el] })
+		g.elems = slices.DeleteFunc(slices.Clone(g.elems), func(el ruleset.Elem) bool {
+			_, is := there[el]
+			return !is
+		})
 		if len(g.elems) > 0 {
 			out = append(out, g)
 		}
@@ -242,7 +243,9 @@ func (o *observation) elements() (err error) {
 }
 
 func (o *observation) allElems() error {
-	all := make([]ruleset.Elem, 0, o.k.elemsSeen+o.k.elemsSeen/16)
+	if !o.k.marking.only {
+		grow(&o.out.Have.Elems, o.k.elemsSeen)
+	}
 	for _, table := range o.scope.Domain.Tables {
 		for _, ipv6 := range []bool{false, true} {
 			sets, err := o.k.sets(ruleset.Set{IPv6: ipv6, Table: table})
@@ -250,19 +253,14 @@ func (o *observation) allElems() error {
 				return err
 			}
 			for _, s := range sets {
-				if all, err = o.k.dumpElems(s, all); err != nil {
+				if err := o.k.dumpElems(s, o.out.Have.Elems); err != nil {
 					return err
 				}
 			}
 		}
 	}
-	if o.k.marking.only {
-		return nil
-	}
-	o.k.elemsSeen = len(all)
-	grow(&o.out.Have.Elems, len(all))
-	for i := range all {
-		o.putElem(all[i])
+	if !o.k.marking.only {
+		o.k.elemsSeen = len(o.out.Have.Elems)
 	}
 	return nil
 }
@@ -272,21 +270,21 @@ func (o *observation) someElems() error {
 		return nil
 	}
 	if len(o.scope.Keys.Elems) <= fewKeys {
-		return o.k.getElems(o.scope.Keys.Elems, o.putElem)
+		return o.k.getElems(slices.Collect(maps.Keys(o.scope.Keys.Elems)), o.putElem)
 	}
 	sets := map[ruleset.Set]bool{}
 	for el := range o.scope.Keys.Elems {
 		sets[el.Set] = true
 	}
+	there := map[ruleset.Elem]struct{}{}
 	for s := range sets {
-		there, err := o.k.dumpElems(s, nil)
-		if err != nil {
+		if err := o.k.dumpElems(s, there); err != nil {
 			return err
 		}
-		for _, el := range there {
-			if _, asked := o.scope.Keys.Elems[el]; asked {
-				o.putElem(el)
-			}
+	}
+	for el := range o.scope.Keys.Elems {
+		if _, is := there[el]; is {
+			o.putElem(el)
 		}
 	}
 	return nil
@@ -309,25 +307,39 @@ func (k *Kernel) sets(of ruleset.Set) (out []ruleset.Set, err error) {
 	return out, err
 }
 
-// dumpElems appends what is in a set.
-func (k *Kernel) dumpElems(s ruleset.Set, to []ruleset.Elem) ([]ruleset.Elem, error) {
-	var seen marking
-	var out []ruleset.Elem
-	err := k.dumpSets(func(e *encoder) {
-		e.beginNft(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, s.IPv6)
-		e.textAttr(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table)
-		e.textAttr(unix.NFTA_SET_ELEM_LIST_SET, s.Name())
-		e.end()
-		seen, out = k.marking, to
-	}, func(m message) {
-		parseElems(m.data, func(el ruleset.Elem) {
-			if seen.addElem(el); !seen.only {
-				out = append(out, el)
+// rehashPause is how long a set is left to itself when it changes under a dump.
+const rehashPause = time.Millisecond
+
+// dumpElems adds what is in a set, which none of those in to is in. While the kernel
+// makes a set's hash table larger or smaller, which it does beside all else after many
+// elements came or went, a dump of more than one message may lack some, with no word of
+// it; then it has as many others twice (nft_rhash_walk), and is read again.
+func (k *Kernel) dumpElems(s ruleset.Set, to map[ruleset.Elem]struct{}) error {
+	others, before := len(to), k.marking
+	for attempt := 1; ; attempt++ {
+		n := 0 // those that come twice count twice
+		err := k.dumpSets(func(e *encoder) {
+			e.beginNft(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, s.IPv6)
+			e.textAttr(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table)
+			e.textAttr(unix.NFTA_SET_ELEM_LIST_SET, s.Name())
+			e.end()
+			k.marking, n = before, 0
+			if len(to) > others { // what an earlier attempt read
+				maps.DeleteFunc(to, func(el ruleset.Elem, _ struct{}) bool { return el.Set == s })
 			}
+		}, func(m message) {
+			parseElems(m.data, func(el ruleset.Elem) {
+				if k.marking.addElem(el); !k.marking.only {
+					to[el] = struct{}{}
+					n++
+				}
+			})
 		})
-	})
-	k.marking = seen
-	return out, err
+		if err != nil || len(to)-others == n || attempt == dumpAttempts {
+			return err // what is lacking then is seen by the next look
+		}
+		<-time.After(rehashPause)
+	}
 }
 
 // dumpSets reads a list until nobody disturbs it. What is not there has nothing in it.
@@ -354,20 +366,25 @@ func (k *Kernel) dumpSets(encode func(*encoder), visit func(message)) error {
 	return errDisturbed
 }
 
-// getElems asks for one element after another, in one go.
-func (k *Kernel) getElems(keys map[ruleset.Elem]struct{}, visit func(ruleset.Elem)) error {
-	var failed error
-	err := k.askSets(func(e *encoder) {
-		for el := range keys {
-			e.elements(unix.NFT_MSG_GETSETELEM, 0, []ruleset.Elem{el})
+// getElems asks for one element after another, many in one go.
+func (k *Kernel) getElems(keys []ruleset.Elem, visit func(ruleset.Elem)) error {
+	for some := range slices.Chunk(keys, getBatch) {
+		var failed error
+		err := k.askSets(func(e *encoder) {
+			for i := range some {
+				e.elements(unix.NFT_MSG_GETSETELEM, 0, some[i:i+1])
+			}
+		}, func(i int, m message) bool {
+			if m.typ == unix.NLMSG_ERROR {
+				failed = cmp.Or(failed, ignoreGone(m.failure()))
+			} else {
+				parseElems(m.data, visit)
+			}
+			return i == len(some)-1
+		})
+		if err = cmp.Or(err, failed); err != nil {
+			return err
 		}
-	}, func(i int, m message) bool {
-		if m.typ == unix.NLMSG_ERROR {
-			failed = cmp.Or(failed, ignoreGone(m.failure()))
-		} else {
-			parseElems(m.data, visit)
-		}
-		return i == len(keys)-1
-	})
-	return cmp.Or(err, failed)
+	}
+	return nil
 }

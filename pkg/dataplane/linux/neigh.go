@@ -84,32 +84,42 @@ func (k *Kernel) neighbours(family uint8, index int) ([]neighbour, error) {
 	return all, nil
 }
 
-// neighbourAt and forwardAt read one entry. Kernels before 5.0 answer
-// EOPNOTSUPP or EINVAL: errNoGet then.
-func (k *Kernel) neighbourAt(index int, ip netip.Addr) (neighbour, bool, error) {
-	return k.getNeighbour(ndmsg(family(ip), index, 0), addrAttr(netlink.NDA_DST, ip))
-}
-
-func (k *Kernel) forwardAt(index int, m mac.Addr) (neighbour, bool, error) {
-	return k.getNeighbour(ndmsg(unix.AF_BRIDGE, index, 0), nl.NewRtAttr(netlink.NDA_LLADDR, m.Hardware()))
-}
-
 var errNoGet = errors.New("the kernel reads no single neighbour")
 
-func (k *Kernel) getNeighbour(data ...nl.NetlinkRequestData) (neighbour, bool, error) {
+func (e *encoder) getNeighbour(index int, ip netip.Addr) {
+	e.beginNeighbour(unix.RTM_GETNEIGH, 0, family(ip), index, 0)
+	e.addrAttr(netlink.NDA_DST, ip)
+	e.end()
+}
+
+func (e *encoder) getForward(index int, m mac.Addr) {
+	e.beginNeighbour(unix.RTM_GETNEIGH, 0, unix.AF_BRIDGE, index, 0)
+	e.attr(netlink.NDA_LLADDR, m[:])
+	e.end()
+}
+
+// getNeighbours reads those permanent entries that there are. Kernels before 5.0 answer
+// EOPNOTSUPP or EINVAL: errNoGet then.
+func getNeighbours[K any](k *Kernel, keys []K, encode func(*encoder, K)) (out []neighbour, err error) {
 	if k.noGets {
-		return neighbour{}, false, errNoGet
+		return nil, errNoGet
 	}
-	n, ok, err := get(k, unix.RTM_GETNEIGH, parseNeighbour, data...)
-	switch {
-	case gone(err):
-		return neighbour{}, false, nil
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
-		return neighbour{}, false, errNoGet
-	case err != nil:
-		return neighbour{}, false, fmt.Errorf("look up a neighbour: %w", err)
-	}
-	return n, ok && n.permanent(), nil
+	err = gets(k, keys, encode, func(_ K, m message) error {
+		if m.typ != unix.NLMSG_ERROR {
+			if n, ok := parseNeighbour(m.data); ok && n.permanent() {
+				out = append(out, n)
+			}
+			return nil
+		}
+		switch err := ignoreGone(m.failure()); {
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
+			return errNoGet
+		case err != nil:
+			return fmt.Errorf("look up a neighbour: %w", err)
+		}
+		return nil
+	})
+	return out, err
 }
 
 const createOrReplace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE

@@ -37,7 +37,10 @@ const (
 	nexthopMask = 0x0fffffff
 	// nexthopProbes is how many ids are tried for one gateway.
 	nexthopProbes = 8
-	nhaFDB        = 11 // NHA_FDB (linux/nexthop.h), which x/sys lacks
+	// fewNexthops is how many are asked for by themselves, a system call each; for
+	// more all are read.
+	fewNexthops = 128
+	nhaFDB      = 11 // NHA_FDB (linux/nexthop.h), which x/sys lacks
 	// sizeofNhmsg is that of struct nhmsg.
 	sizeofNhmsg = 8
 )
@@ -272,7 +275,7 @@ func (a *application) sweep() {
 	if !use.full || len(use.unused) == 0 || !a.nexthops.has() {
 		return
 	}
-	a.nexthops.many = a.nexthops.many || len(use.unused) > fewKeys
+	a.nexthops.many = a.nexthops.many || len(use.unused) > fewNexthops
 	var b batch
 	for _, id := range slices.Sorted(maps.Keys(use.unused)) {
 		if o, err := a.nexthops.at(id); err != nil || o.id == 0 || o.protocol != a.k.protocol {

@@ -244,7 +244,7 @@ func (m *meddler) Err() error {
 func TestNexthopTakenMeanwhile(t *testing.T) {
 	h := newNexthopHost(t)
 	want := links()
-	want.Routes = peers(100, false).Routes
+	want.Routes = peers(200, false).Routes
 	p := h.plan(want)
 	last := p.Ops[len(p.Ops)-1].Key.(dataplane.RouteKey).Prefix
 	id := linux.NexthopID(h.admin.index(dev), last.Addr(), 0)

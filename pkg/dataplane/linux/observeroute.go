@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -62,28 +63,35 @@ func (o *observation) routeKeys() error {
 		number int
 	}
 	unclear := map[table]map[dataplane.RouteKey]bool{}
-	many := len(o.scope.Keys.Routes) > fewKeys
-	for key := range o.scope.Keys.Routes {
-		if !many {
-			r, is, err := o.k.routeAt(key)
-			if err != nil {
-				return err
-			}
-			if is == found {
-				err = o.putRoute(r, true)
-			}
-			if err != nil {
-				return err
-			}
-			if is != unsure {
-				continue
-			}
-		}
+	doubt := func(key dataplane.RouteKey) {
 		t := table{family(key.Prefix.Addr()), kernelTable(key.Table)}
 		if unclear[t] == nil {
 			unclear[t] = map[dataplane.RouteKey]bool{}
 		}
 		unclear[t][key] = true
+	}
+	var there []route
+	if keys := slices.Collect(maps.Keys(o.scope.Keys.Routes)); len(keys) <= fewKeys {
+		err := o.k.routesAt(keys, func(key dataplane.RouteKey, r route, is verdict) {
+			switch is {
+			case found:
+				there = append(there, r)
+			case unsure:
+				doubt(key)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	} else {
+		for _, key := range keys {
+			doubt(key)
+		}
+	}
+	for _, r := range there {
+		if err := o.putRoute(r, true); err != nil {
+			return err
+		}
 	}
 	for t, keys := range unclear {
 		all, err := o.k.routesBy(routeFilter{family: t.family, table: t.number})

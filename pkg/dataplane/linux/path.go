@@ -1,7 +1,6 @@
 package linux
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -73,45 +72,35 @@ const expiresAt = 8 // rta_expires in struct rta_cacheinfo
 // loopbackIndex is LOOPBACK_IFINDEX (include/net/flow.h).
 const loopbackIndex = 1
 
-// pathBatch is how many answers wait in the socket at the most, of a KiB each.
-const pathBatch = 64
-
 // paths asks for each address: what is asked for may be few of many routes, and
 // only a lookup knows the host's rules.
 func (k *Kernel) paths(
 	ctx context.Context, peers []netip.Addr, names map[int]string,
 ) (out map[netip.Addr]dataplane.Route, mtus map[netip.Addr]int, err error) {
 	out, mtus = make(map[netip.Addr]dataplane.Route, len(peers)), map[netip.Addr]int{}
-	var e encoder
-	for some := range slices.Chunk(slices.DeleteFunc(slices.Clone(peers), pathless), pathBatch) {
-		if err := ctx.Err(); err != nil {
-			return nil, nil, err
-		}
-		e.reset()
-		for _, peer := range some {
-			e.begin(unix.RTM_GETROUTE, 0)
-			e.bytes(family(peer), uint8(peer.BitLen()), 0, 0, 0, 0, 0, 0)
-			e.uint32(0)
-			e.addrAttr(unix.RTA_DST, peer)
-			e.end()
-		}
-		var failed error
-		err := k.exchange(&e, func(i int, m message) bool {
-			h, ok := parseHop(m.data)
-			switch err := m.failure(); {
-			case m.typ != unix.NLMSG_ERROR && ok && names[h.index] != "":
-				out[some[i]] = dataplane.Route{Via: h.via, Link: names[h.index], Src: h.src}
-				if h.mtu > 0 {
-					mtus[some[i]] = h.mtu
-				}
-			case m.typ == unix.NLMSG_ERROR && err != nil && !unreachable(err):
-				failed = cmp.Or(failed, fmt.Errorf("look up the path to %s: %w", some[i], err))
+	err = gets(k, slices.DeleteFunc(slices.Clone(peers), pathless), func(e *encoder, peer netip.Addr) {
+		e.begin(unix.RTM_GETROUTE, 0)
+		e.bytes(family(peer), uint8(peer.BitLen()), 0, 0, 0, 0, 0, 0)
+		e.uint32(0)
+		e.addrAttr(unix.RTA_DST, peer)
+		e.end()
+	}, func(peer netip.Addr, m message) error {
+		if m.typ == unix.NLMSG_ERROR {
+			if err := m.failure(); err != nil && !unreachable(err) {
+				return fmt.Errorf("look up the path to %s: %w", peer, err)
 			}
-			return i == len(some)-1
-		})
-		if err = cmp.Or(err, failed); err != nil {
-			return nil, nil, err
+			return ctx.Err()
 		}
+		if h, ok := parseHop(m.data); ok && names[h.index] != "" {
+			out[peer] = dataplane.Route{Via: h.via, Link: names[h.index], Src: h.src}
+			if h.mtu > 0 {
+				mtus[peer] = h.mtu
+			}
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return nil, nil, err
 	}
 	return out, mtus, nil
 }

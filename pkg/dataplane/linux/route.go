@@ -178,24 +178,42 @@ const (
 // (RTM_F_FIB_MATCH: the entry of the table, not a cache entry made from it).
 // The kernel picks the longest prefix and, among the same, the lowest metric,
 // so the answer tells about the key unless another entry hides it.
-func (k *Kernel) routeAt(key dataplane.RouteKey) (route, verdict, error) {
-	ip := key.Prefix.Addr()
-	header := &nl.RtMsg{RtMsg: unix.RtMsg{
-		Family: family(ip), Dst_len: uint8(ip.BitLen()), Flags: unix.RTM_F_FIB_MATCH,
-	}}
-	if ip.Is4() {
-		header.Flags |= unix.RTM_F_LOOKUP_TABLE // IPv6 always names the table, and refuses the flag
-	}
-	r, ok, err := get(k, unix.RTM_GETROUTE, parseRoute, header, addrAttr(unix.RTA_DST, ip))
-	switch {
-	case errors.Is(err, unix.ENETUNREACH):
-		return route{}, absent, nil
-	case refusal(err) || err == nil && !ok:
-		return route{}, unsure, nil // a blackhole, unreachable or prohibit route; or an old kernel
-	case err != nil:
-		return route{}, unsure, fmt.Errorf("look up route %s: %w", key, err)
-	}
-	return r, judge(key, r), nil
+func (k *Kernel) routeAt(key dataplane.RouteKey) (r route, is verdict, err error) {
+	err = k.routesAt([]dataplane.RouteKey{key}, func(_ dataplane.RouteKey, at route, v verdict) { r, is = at, v })
+	return r, is, err
+}
+
+// routesAt is routeAt for many keys. What it calls must not send anything.
+func (k *Kernel) routesAt(keys []dataplane.RouteKey, tell func(dataplane.RouteKey, route, verdict)) error {
+	return gets(k, keys, func(e *encoder, key dataplane.RouteKey) {
+		ip, flags := key.Prefix.Addr(), uint32(unix.RTM_F_FIB_MATCH)
+		if ip.Is4() {
+			flags |= unix.RTM_F_LOOKUP_TABLE // IPv6 always names the table, and refuses the flag
+		}
+		e.begin(unix.RTM_GETROUTE, 0)
+		e.bytes(family(ip), uint8(ip.BitLen()), 0, 0, 0, 0, 0, 0)
+		e.uint32(flags)
+		e.addrAttr(unix.RTA_DST, ip)
+		e.end()
+	}, func(key dataplane.RouteKey, m message) error {
+		if m.typ == unix.NLMSG_ERROR {
+			switch err := m.failure(); {
+			case errors.Is(err, unix.ENETUNREACH):
+				tell(key, route{}, absent)
+			case refusal(err) || err == nil:
+				tell(key, route{}, unsure) // a blackhole, unreachable or prohibit route; or an old kernel
+			default:
+				return fmt.Errorf("look up route %s: %w", key, err)
+			}
+			return nil
+		}
+		if r, ok := parseRoute(m.data); ok {
+			tell(key, r, judge(key, r))
+		} else {
+			tell(key, route{}, unsure)
+		}
+		return nil
+	})
 }
 
 // refusal is how the kernel answers for a route that lets nothing pass.
