@@ -22,7 +22,7 @@ STEPS ?= 1000000
 MINUTES ?= 5
 SHOTS ?= bin/screenshots
 RELIABILITY = WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) \
-  -run '^Test(Disturbances|EngineDisturbances|Fight|RestartUnderTraffic|EndsPromptly|UnderlayIsFollowed|StoreFaults)$$' ./test/e2e
+  -run '^Test(Disturbances|EngineDisturbances|Fight|RestartUnderTraffic|EndsPromptly|UnderlayIsFollowed|StoreFaults|Backends)$$' ./test/e2e
 LINT := bin/golangci-lint
 # Packages whose TestReference holds a part of a page.
 REFERENCES := ./cmd/weftd ./cmd/weftctl ./subnet ./subnet/kube ./backend/vxlan ./pkg/metrics
@@ -128,8 +128,8 @@ fuzz: ## each fuzz target for FUZZTIME=10s
 	  name=$${func#func }; dir=$$(dirname "$$file"); echo "$$dir $$name"; \
 	  go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir"; done
 
-e2e: needs ## every disturbance 20 times, with the table of repair times (ROUNDS=20)
-	@$(RELIABILITY)
+e2e: needs ## every disturbance 20 times, with the table of repair times (ROUNDS=20); each backend's life (BACKEND=host-gw for one alone)
+	@$(if $(BACKEND),WEFT_E2E_ROUNDS=$(ROUNDS) go test -count=1 -v -timeout $(TIMEOUT) -run '^TestBackends$$/^$(BACKEND)$$' ./test/e2e,$(RELIABILITY))
 
 soak: ROUNDS = 50
 soak: needs ## the same 50 times, 50 restarts of each kind, a million steps with random kernel errors, CNI plugins killed, and eight at once for five minutes
