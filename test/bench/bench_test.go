@@ -113,7 +113,7 @@ func BenchmarkReport(b *testing.B) {
 		run  func(*testing.B, plan, *report)
 	}{
 		{"cold", measureCold}, {"floor", measureFloor}, {"join", measureJoins}, {"churn", measureChurn}, {"latency", measureLatency}, {"mass", measureMass},
-		{"idle", measureIdle}, {"path", measurePath}, {"store", measureStore},
+		{"idle", measureIdle}, {"path", measurePath}, {"flood", measureFlood}, {"store", measureStore},
 	} {
 		if p.wants(section.name) {
 			at := time.Now()

@@ -31,11 +31,15 @@ const (
 type route struct {
 	contender
 	bridge bool // pods on a bridge, as flannel's are, instead of point to point
-	pair   pair
+	// guard is whether pods are held to their own addresses; nil: as is usual for their
+	// attachment, on a bridge they are not.
+	guard *bool
+	pair  pair
 }
 
 // routes are ours by default and with what costs or gains something turned, and others'.
 func routes(daemons []contender) (out []route) {
+	held := true
 	for i, c := range daemons {
 		out = append(out, route{contender: c, bridge: i > 0 && c.name != "base"})
 		if i > 0 {
@@ -46,11 +50,26 @@ func routes(daemons []contender) (out []route) {
 			other.name, other.args = option, c.args+" "+option
 			out = append(out, route{contender: other})
 		}
-		bridged := c
-		bridged.name = "bridge"
-		out = append(out, route{contender: bridged, bridge: true})
+		named := func(name string) contender {
+			c.name = name
+			return c
+		}
+		out = append(out, route{contender: named("allowSpoofing"), guard: new(bool)},
+			route{contender: named("bridge"), bridge: true},
+			route{contender: named("bridge-guarded"), bridge: true, guard: &held})
 	}
 	return out
+}
+
+// spoofing is what the route says of it in the configuration of the node's CNI plugin.
+func (r route) spoofing(n *topology.Node) []string {
+	switch {
+	case r.guard == nil:
+		return nil
+	case *r.guard:
+		return []string{}
+	}
+	return []string{n.Name} // the namespace of all of its pods
 }
 
 // measurePath sends the same load from node to node without an overlay and from pod
@@ -154,7 +173,7 @@ func (r *rig) ends(b *testing.B, c route, first int) pair {
 	}
 	for i := first; i <= first+1; i++ {
 		n := r.Nodes[i]
-		n.PTP = !c.bridge
+		n.PTP, n.AllowSpoofing = !c.bridge, c.spoofing(n)
 		file := r.dir(c.contender, i) + "/subnet.env"
 		until(b, 20*time.Millisecond, func() error {
 			raw, err := os.ReadFile(file)
