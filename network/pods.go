@@ -159,11 +159,13 @@ func (m *podMender) round(ctx context.Context) (left int, err error) {
 	release()
 	m.took(time.Now())
 	m.mended(len(steps) - len(failed))
-	text := make([]string, 0, maxLogged)
-	for _, s := range steps[:min(len(steps), maxLogged)] {
-		text = append(text, s.String())
+	if mended := len(steps) - len(failed); mended > 0 {
+		text := make([]string, 0, maxLogged)
+		for _, s := range steps[:min(len(steps), maxLogged)] {
+			text = append(text, s.String())
+		}
+		m.log.WithFields(logrus.Fields{"steps": mended, "first": text}).Info("pods' attachments mended")
 	}
-	m.log.WithFields(logrus.Fields{"steps": len(steps), "first": text}).Info("pods' attachments mended")
 	for _, err := range failed {
 		m.once(err.Error())
 	}
