@@ -72,8 +72,15 @@ func TestChaos(t *testing.T) {
 		}
 	})
 	meters := x.startMeters()
+	var taken []func() []holder
+	for _, d := range x.daemons {
+		taken = append(taken, watchTaken(d))
+	}
 	x.play(steps)
 	x.settle()
+	for i, stop := range taken {
+		x.taken[i] = stop()
+	}
 	x.judge(meters)
 }
 
@@ -90,6 +97,7 @@ type chaos struct {
 	told    []string
 	broken  [chaosNodes][]window // times in which somebody broke a node's data path
 	away    [chaosNodes][]window // times in which its daemon, or the store, was away
+	taken   [chaosNodes][]holder // times in which its daemon told whose routes it leaves alone
 	present [chaosNodes]bool     // its daemon runs
 	count   map[string]int
 }
@@ -133,6 +141,7 @@ func newChaos(t *testing.T, crowd int) *chaos {
 type meter struct {
 	*stream
 	from, to int
+	addr     netip.Addr
 }
 
 // startMeters has full streams between the quiet nodes, and thin ones elsewhere.
@@ -141,7 +150,7 @@ func (x *chaos) startMeters() (out []meter) {
 	start := func(rate, from, to int) {
 		for _, addr := range x.pods[to].Addrs {
 			s := startStreamOf(x.t, rate, &x.pods[from].Namespace, &x.pods[to].Namespace, addr)
-			out = append(out, meter{s, from, to})
+			out = append(out, meter{s, from, to, addr})
 		}
 	}
 	start(streamRate, quietFrom, quietFrom+1)
@@ -216,8 +225,13 @@ func (x *chaos) settle() {
 	x.t.Helper()
 	const patience = 90 * time.Second // a doubt takes 30 s, an audit a minute
 	rested := time.Now()
+	var removed [chaosNodes]int
+	for i := range x.daemons { // all at first, as a node may have to wait for long
+		removed[i] = x.dismiss(i)
+	}
 	for i, d := range x.daemons {
-		x.t.Logf("node %d: %d routes of others stood where a route of ours belongs, and were taken away", i+1, x.dismiss(i))
+		removed[i] += x.dismiss(i) // what a daemon that had just begun didn't tell
+		x.t.Logf("node %d: %d routes of others stood where a route of ours belongs, and were taken away", i+1, removed[i])
 		eventually(x.t, patience, func() error {
 			s, err := d.status()
 			if err == nil && (!s.Ready || s.Peers != chaosNodes-1+x.crowd) {
@@ -275,7 +289,8 @@ func (x *chaos) judge(meters []meter) {
 	for _, m := range meters {
 		lost := m.lost()
 		// What one end has broken, a new MAC of its own for one, the other has to follow.
-		broken, away := slices.Concat(x.broken[m.from], x.broken[m.to]), slices.Concat(x.away[m.from], x.away[m.to])
+		broken := slices.Concat(x.broken[m.from], x.broken[m.to], onTheWay(x.taken[m.from], m.addr))
+		away := slices.Concat(x.away[m.from], x.away[m.to])
 		bad := inNone(lost, excused(broken, away, chaosGrace))
 		x.t.Logf("stream from %s: %d sent, %d lost, %d of them without an excuse",
 			m.name, m.handed.Load(), len(lost), len(bad))
