@@ -104,6 +104,8 @@ func (d *daemon) unchanged(store bool) {
 			return fmt.Errorf("%s: ready %v %v, %d peers", d.node.Name, s.Ready, s.Reasons, s.Peers)
 		case store && s.Store.Heard.IsZero():
 			return fmt.Errorf("%s has not heard the store", d.node.Name)
+		case store && s.Ops == 0 && d.closing(s) > 0: // killed now, it would leave that to the next start
+			return fmt.Errorf("%s has not closed the tunnel again", d.node.Name)
 		case s.Ops != 0 && s.Ops != d.closing(s):
 			d.t.Fatalf("%s: %d writes to a kernel that was right", d.node.Name, s.Ops)
 		}
