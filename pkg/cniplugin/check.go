@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -139,11 +140,33 @@ func (w *wrongs) guard(e expectation) {
 	if !guarded || saidUnguarded(e.record.Boot, e.records) {
 		return
 	}
-	have, err := guard.Read()
+	holds := false
+	err := lookAgain(func() (bool, error) {
+		have, err := guard.Read()
+		holds = have.Holds(s)
+		return holds, err
+	})
 	if err != nil {
 		w.refused("read the guard of the pod's link", err)
-	} else if !have.Holds(s) {
+	} else if !holds {
 		w.say("nftables' table netdev %s does not hold %s to the pod's addresses", guard.Table, s.Link)
+	}
+}
+
+const (
+	// looks are how often nftables' tables are read before they are taken for wrong.
+	looks     = 5
+	lookPause = 10 * time.Millisecond
+)
+
+// lookAgain looks until all is right, or often enough: what is read of nftables while
+// others write to the same table may lack what is there, and says nothing of it.
+func lookAgain(right func() (bool, error)) error {
+	for n := 1; ; n++ {
+		if is, err := right(); err != nil || is || n == looks {
+			return err
+		}
+		<-time.After(lookPause)
 	}
 }
 
@@ -152,12 +175,17 @@ func (w *wrongs) ports(r attachment.Attachment) {
 	if len(r.Ports) == 0 {
 		return
 	}
-	have, err := hostports.Read()
+	var missing []string
+	err := lookAgain(func() (bool, error) {
+		have, err := hostports.Read()
+		missing = have.Missing(r)
+		return len(missing) == 0, err
+	})
 	if err != nil {
 		w.refused("read the pod's host ports", err)
 		return
 	}
-	w.said = append(w.said, have.Missing(r)...)
+	w.said = append(w.said, missing...)
 }
 
 // wrongs collects what is not right, and the first thing that the kernel
