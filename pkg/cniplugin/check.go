@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -140,33 +139,11 @@ func (w *wrongs) guard(e expectation) {
 	if !guarded || saidUnguarded(e.record.Boot, e.records) {
 		return
 	}
-	holds := false
-	err := lookAgain(func() (bool, error) {
-		have, err := guard.Read()
-		holds = have.Holds(s)
-		return holds, err
-	})
+	have, err := guard.Read()
 	if err != nil {
 		w.refused("read the guard of the pod's link", err)
-	} else if !holds {
+	} else if !have.Holds(s) {
 		w.say("nftables' table netdev %s does not hold %s to the pod's addresses", guard.Table, s.Link)
-	}
-}
-
-const (
-	// looks are how often nftables' tables are read before they are taken for wrong.
-	looks     = 5
-	lookPause = 10 * time.Millisecond
-)
-
-// lookAgain looks until all is right, or often enough: what is read of nftables while
-// others write to the same table may lack what is there, and says nothing of it.
-func lookAgain(right func() (bool, error)) error {
-	for n := 1; ; n++ {
-		if is, err := right(); err != nil || is || n == looks {
-			return err
-		}
-		<-time.After(lookPause)
 	}
 }
 
@@ -175,17 +152,12 @@ func (w *wrongs) ports(r attachment.Attachment) {
 	if len(r.Ports) == 0 {
 		return
 	}
-	var missing []string
-	err := lookAgain(func() (bool, error) {
-		have, err := hostports.Read()
-		missing = have.Missing(r)
-		return len(missing) == 0, err
-	})
+	have, err := hostports.Read()
 	if err != nil {
 		w.refused("read the pod's host ports", err)
 		return
 	}
-	w.said = append(w.said, missing...)
+	w.said = append(w.said, have.Missing(r)...)
 }
 
 // wrongs collects what is not right, and the first thing that the kernel

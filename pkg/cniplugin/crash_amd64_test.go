@@ -1,6 +1,7 @@
 package cniplugin_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -105,6 +106,51 @@ func (n *node) crashDEL(p pod, at, way int) {
 		n.del(p)
 	}
 	n.clean(fmt.Sprintf("DEL killed at call %d", at))
+}
+
+// Whoever is given the address of a pod whose ADD or DEL was killed keeps all that he
+// has by it when that pod's DEL comes, late. There is but one address, so he is given
+// that one as soon as it is free.
+func TestHeirKeepsAll(t *testing.T) {
+	t.Parallel()
+	for name, n := range map[string]*node{
+		"bridge": newNode(t, "10.42.1.0/30", "fd00:42:0:1::/126"),
+		"ptp":    newNode(t, "10.42.1.0/30", "fd00:42:0:1::/126").with("mode", "ptp"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			n.t = t
+			n = n.withPorts(mapping("tcp", 8080, 80, ""))
+			heirs := n.withPorts(mapping("tcp", 8080, 80, ""), mapping("udp", 8053, 53, ""))
+			dead, _ := newPod(t, 1)
+			heir, _ := newPod(t, 2)
+			inherited := 0
+			for _, command := range []string{"ADD", "DEL"} {
+				calls := n.disturbed("ADD", dead, disturbance{}).calls
+				if dels := n.disturbed("DEL", dead, disturbance{}).calls; command == "DEL" {
+					calls = dels
+				}
+				for at := 1; at <= calls; at += max(1, calls/rounds(t, calls/2)) {
+					if command == "DEL" {
+						n.add(dead)
+					}
+					n.disturbed(command, dead, disturbance{at: at})
+					if status, out := heirs.call("ADD", heir); status == 0 {
+						inherited++
+						n.del(dead)
+						if status, out := heirs.with("prevResult", json.RawMessage(out)).call("CHECK", heir); status != 0 {
+							t.Errorf("%s killed at call %d: %s", command, at, out)
+						}
+					}
+					n.del(dead)
+					heirs.del(heir)
+					n.clean(fmt.Sprintf("%s killed at call %d", command, at))
+				}
+			}
+			if inherited == 0 {
+				t.Error("nobody was given the address of the dead")
+			}
+		})
+	}
 }
 
 // clean wants no trace of any pod.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weftnet/weft/pkg/attachment"
@@ -64,7 +66,9 @@ const claimPatience = 2 * time.Second
 
 // remove takes away all of an attachment that is left: by its record, else by
 // what can be found. The address is freed when nothing has it any more: as long
-// as an interface may have it, nobody else can. The record goes last, and until then
+// as an interface may have it, nobody else can. A record may name one that is
+// another's by now (an ADD was killed before it reserved it, or a DEL when it had freed
+// it): all that goes by the address is his then. The record goes last, and until then
 // weftd mends nothing of it: a guard that is put back when the link is gone would stay.
 func (k *kernel) remove(conf config, req request) error {
 	key := req.key(conf.network)
@@ -76,11 +80,8 @@ func (k *kernel) remove(conf config, req request) error {
 	}
 	known := err == nil
 	store := hostlocal.At(conf.dataDir, conf.network, machine())
-	held := addrsOf(record)
-	if !known {
-		held, _ = store.Held(req.holder()) // told below
-	}
-	if err := k.removeAnyPorts(conf.network, req, record, known); err != nil {
+	own, held, unsure := holding(store, req.holder(), record, known)
+	if err := k.removeAnyPorts(conf.network, req, own, known); err != nil {
 		return err
 	}
 	if err := k.unguardPod(record, hostName(conf.network, req), known); err != nil {
@@ -89,7 +90,7 @@ func (k *kernel) remove(conf config, req request) error {
 	if err := k.detach(hostName(conf.network, req), req); err != nil {
 		return err
 	}
-	if err := k.removePortsAgain(record); err != nil {
+	if err := k.removePortsAgain(own); err != nil {
 		return err
 	}
 	if err := k.unproxy(conf.bridge, held); err != nil {
@@ -101,13 +102,26 @@ func (k *kernel) remove(conf config, req request) error {
 	if _, err := store.Release(req.holder(), held); err != nil {
 		return explainStore(err)
 	}
-	if !known {
-		if _, err := store.Held(req.holder()); err != nil {
-			return explainStore(err)
-		}
+	if unsure != nil { // told when all else is gone
+		return explainStore(unsure)
 	}
 	if err := conf.records.Remove(key); err != nil {
 		return explainRecord(err)
 	}
 	return nil
+}
+
+// holding gives the addresses that the pod has, and its record without others.
+func holding(store hostlocal.Store, h hostlocal.Holder, record attachment.Attachment, known bool) (
+	own attachment.Attachment, held []netip.Addr, err error,
+) {
+	if !known {
+		held, err = store.Held(h)
+		return record, held, err
+	}
+	held, err = store.Hold(h, addrsOf(record))
+	record.Addrs = slices.DeleteFunc(slices.Clone(record.Addrs), func(p netip.Prefix) bool {
+		return !slices.Contains(held, p.Addr())
+	})
+	return record, held, err
 }

@@ -10,8 +10,9 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/pkg/attachment/nft"
 )
 
 // What the CNI project's portmap plugin makes in iptables' table nat, and since
@@ -81,30 +82,26 @@ func removePortmapRules(family nftables.TableFamily, containerID string) error {
 }
 
 func tryRemovePortmapRules(family nftables.TableFamily, containerID string) error {
+	table := &nftables.Table{Name: portmapTable, Family: family}
+	rules, err := nft.Rules(table)
+	if err != nil {
+		return nil //nolint:nilerr // no nftables, or no such table: nothing of portmap's
+	}
+	rules = slices.DeleteFunc(rules, func(r nft.Rule) bool {
+		return r.Comment != containerID || !slices.Contains(portmapChains(), r.Chain)
+	})
+	if len(rules) == 0 {
+		return nil
+	}
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
-	table := &nftables.Table{Name: portmapTable, Family: family}
-	found := false
-	for _, name := range portmapChains() {
-		rules, err := c.GetRules(table, &nftables.Chain{Name: name, Table: table})
-		if err != nil {
-			return nil //nolint:nilerr // no nftables, or no such table: nothing of portmap's
+	for _, r := range rules {
+		chain := &nftables.Chain{Name: r.Chain, Table: table}
+		if err := c.DelRule(&nftables.Rule{Table: table, Chain: chain, Handle: r.Handle}); err != nil {
+			return err
 		}
-		for _, r := range rules {
-			comment, ok := userdata.GetString(r.UserData, userdata.TypeComment)
-			if !ok || comment != containerID {
-				continue
-			}
-			r.Table, r.Chain, found = table, &nftables.Chain{Name: name, Table: table}, true
-			if err := c.DelRule(r); err != nil {
-				return err
-			}
-		}
-	}
-	if !found {
-		return nil
 	}
 	return c.Flush()
 }

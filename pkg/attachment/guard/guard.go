@@ -142,10 +142,11 @@ type State struct {
 // Read reads it, in the namespace of the calling thread.
 func Read() (State, error) {
 	s := State{gates: map[string]string{}, keys: map[string]bool{}}
-	chains, err := nft.Read(unix.NFPROTO_NETDEV, Table)
+	rules, err := nft.Rules(table())
 	if err != nil {
 		return s, unlessAbsent(err)
 	}
+	chains := nft.Comments(rules)
 	s.whole = true
 	for _, ch := range shared() {
 		s.whole = s.whole && len(chains[ch.name]) == len(ch.rules) && nft.Of(chains[ch.name]) == form
@@ -189,11 +190,7 @@ func (s State) Links() []string {
 
 // read gives the keys of a set. No table is none.
 func read(set string) (keys [][]byte, err error) {
-	c, err := nftables.New()
-	if err != nil {
-		return nil, unlessAbsent(err)
-	}
-	have, err := nft.Elements(c, sets()[set])
+	have, err := nft.Elements(sets()[set])
 	for _, e := range have {
 		keys = append(keys, e.Key)
 	}

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"fmt"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/weftnet/weft/pkg/attachment"
 	"github.com/weftnet/weft/pkg/attachment/nft"
 )
@@ -21,7 +19,7 @@ type State struct {
 // that has no nftables, holds nothing.
 func Read() (State, error) {
 	s := State{have: map[string]map[string][]byte{}}
-	rules, err := nft.Read(unix.NFPROTO_INET, Table)
+	rules, err := nft.Rules(table())
 	if err != nil {
 		if nft.Absent(err) {
 			err = nil
@@ -29,15 +27,12 @@ func Read() (State, error) {
 		return s, err
 	}
 	s.Whole = true
+	comments := nft.Comments(rules)
 	for _, ch := range chains() {
-		s.Whole = s.Whole && len(rules[ch.name]) == len(ch.rules) && nft.Of(rules[ch.name]) == form
-	}
-	p, err := Open()
-	if err != nil {
-		return s, err
+		s.Whole = s.Whole && len(comments[ch.name]) == len(ch.rules) && nft.Of(comments[ch.name]) == form
 	}
 	for _, name := range setNames() {
-		all, err := p.have(name)
+		all, err := read(name)
 		if err != nil {
 			return s, err
 		}

@@ -67,8 +67,8 @@ func (p *Ports) Add(a attachment.Attachment) error {
 	if err == nil {
 		return nil
 	}
-	if taken := p.taken(want); taken != nil {
-		return taken
+	if other := taken(want); other != nil {
+		return other
 	}
 	return fmt.Errorf("lead host ports to %s: %w", a.HostLink, err)
 }
@@ -87,9 +87,9 @@ func (p *Ports) put(want []entry) error {
 }
 
 // taken finds the first port that leads elsewhere.
-func (p *Ports) taken(want []entry) error {
+func taken(want []entry) error {
 	for _, w := range want {
-		have, err := p.have(w.set)
+		have, err := read(w.set)
 		if err != nil {
 			return nil //nolint:nilerr // the refusal that led here says more
 		}
@@ -165,12 +165,12 @@ func (p *Ports) remove(names []string, decide func() (gone func(entry) bool, err
 func (p *Ports) tryRemove(names []string, decide func() (gone func(entry) bool, err error)) error {
 	have := map[string][]nftables.SetElement{}
 	for _, name := range names {
-		elements, err := p.have(name)
+		all, err := read(name)
 		if err != nil {
 			return err
 		}
-		if len(elements) > 0 {
-			have[name] = elements
+		if len(all) > 0 {
+			have[name] = all
 		}
 	}
 	if len(have) == 0 {
@@ -201,9 +201,9 @@ func (p *Ports) tryRemove(names []string, decide func() (gone func(entry) bool, 
 	return c.Flush()
 }
 
-// have reads a map or set. No table is no elements.
-func (p *Ports) have(set string) ([]nftables.SetElement, error) {
-	have, err := nft.Elements(p.conn, sets()[set])
+// read reads a map or set. No table is no elements.
+func read(set string) ([]nftables.SetElement, error) {
+	have, err := nft.Elements(sets()[set])
 	if err != nil {
 		return nil, fmt.Errorf("read the host ports: %w", err)
 	}

@@ -131,6 +131,18 @@ func (s Store) lock() (unlock func(), err error) {
 	return func() { _ = syscall.Close(fd) }, nil // closing the only descriptor unlocks
 }
 
+// lockMade does so, and makes the directory where there is none.
+func (s Store) lockMade() (unlock func(), err error) {
+	unlock, err = s.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(s.dir, dirMode); err != nil {
+			return nil, fmt.Errorf("make the address store: %w", err)
+		}
+		unlock, err = s.lock()
+	}
+	return unlock, err
+}
+
 // readStart reads as much of a file as fits. A node may have thousands of
 // address files, and DEL of what nobody knows reads them all, so this asks the
 // kernel for three calls, not for the seven of os.ReadFile.

@@ -96,13 +96,7 @@ type Request struct {
 // Errors: *TakenError, *OutsideError, *ExhaustedError, or what the file system
 // or Commit said.
 func (s Store) Reserve(r Request) ([]netip.Addr, error) {
-	unlock, err := s.lock()
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(s.dir, dirMode); err != nil {
-			return nil, fmt.Errorf("make the address store: %w", err)
-		}
-		unlock, err = s.lock()
-	}
+	unlock, err := s.lockMade()
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +148,27 @@ func (s Store) choose(r Request) ([]netip.Addr, error) {
 		return nil, &OutsideError{w, r.Subnets}
 	}
 	return chosen, nil
+}
+
+// Hold gives those of the addresses that the holder has, and has made that of
+// those that nobody had: until Release nobody else is given them. Another's are
+// not among them. One that can't be written down (the disk is full) is not, either.
+func (s Store) Hold(h Holder, addrs []netip.Addr) ([]netip.Addr, error) {
+	held, err := s.heldAmong(h, addrs)
+	if err != nil || len(held) == len(addrs) {
+		return held, err // the usual case, without a lock
+	}
+	unlock, err := s.lockMade()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	for _, addr := range addrs {
+		if !s.taken(addr) {
+			_ = s.write(addr, h)
+		}
+	}
+	return s.heldAmong(h, addrs)
 }
 
 // Release frees those of the addresses that the holder has, and says which

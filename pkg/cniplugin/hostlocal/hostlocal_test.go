@@ -289,6 +289,38 @@ func mustRelease(t *testing.T, s hostlocal.Store, h hostlocal.Holder) []netip.Ad
 	return freed
 }
 
+// What a holder is said to have is its own while it is, or nobody's.
+func TestHold(t *testing.T) {
+	s := at(t.TempDir())
+	hold := func(want ...string) {
+		t.Helper()
+		held, err := s.Hold(holder(1), addrs("10.42.1.2", "fd00:42::2"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, addrs(want...), held)
+	}
+	hold("10.42.1.2", "fd00:42::2") // nobody's, in no directory
+	hold("10.42.1.2", "fd00:42::2")
+	if _, err := s.Release(holder(1), addrs("10.42.1.2")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Reserve(hostlocal.Request{
+		Holder: holder(2), Subnets: subnets("10.42.1.0/24"), Wanted: addrs("10.42.1.2"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold("fd00:42::2")
+	if h, _ := s.Holder(addrs("10.42.1.2")[0]); h != holder(2) {
+		t.Errorf("another's address is of %s now", h)
+	}
+	if _, err := s.Release(holder(2), addrs("10.42.1.2")); err != nil {
+		t.Fatal(err)
+	}
+	hold("10.42.1.2", "fd00:42::2")
+}
+
 func TestAStoreThatCannotBeRead(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, network), "a file where the directory should be")
