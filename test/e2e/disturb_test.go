@@ -54,7 +54,7 @@ func TestDisturbances(t *testing.T) {
 	}
 	x := trial{
 		d: daemons[1], m: newMirror(t, c.Nodes[1]), from: c.pod(c.Nodes[1], "a"), to: c.pod(c.Nodes[2], "a"),
-		times: rounds(t, 5), most: tolerated,
+		times: rounds(t, 5), most: tolerated, pace: 30 * time.Millisecond,
 	}
 	for i, addr := range x.to.Addrs {
 		s, err := x.m.side(addr, c.Outside.Addrs[i])
@@ -76,6 +76,7 @@ type trial struct {
 	all      []disturbance
 	times    int
 	most     time.Duration // that a repair may take
+	pace     time.Duration // of disturbances: more of them at once would be a fight
 }
 
 // run disturbs, reports, and wants every repair in time. It gives how many entries
@@ -92,7 +93,7 @@ func (x *trial) run(t *testing.T) (repaired int) {
 	}
 	results := make([]result, len(x.all))
 	lost := missing(streams)
-	pace := time.NewTicker(30 * time.Millisecond) // more of them at once would be a fight
+	pace := time.NewTicker(x.pace)
 	defer pace.Stop()
 	for range x.times {
 		for i, one := range x.all {

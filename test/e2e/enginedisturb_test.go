@@ -44,6 +44,7 @@ func TestEngineDisturbances(t *testing.T) {
 			x := trial{
 				d: daemons[1], m: newMirror(t, c.Nodes[1]), from: c.pod(c.Nodes[1], "a"), to: c.pod(c.Nodes[0], "a"),
 				all: c.engineDisturbances(1, k), times: rounds(t, few), most: tolerated,
+				pace: 80 * time.Millisecond, // a third of all hurts the same chain
 			}
 			x.m.chains = x.m.iptablesRules
 			if k == "legacy" {
