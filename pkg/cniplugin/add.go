@@ -56,6 +56,7 @@ type attaching struct {
 	req    request
 	kernel *kernel
 	store  hostlocal.Store
+	boot   string
 	save   document // nil where flannel's plugin would need nothing
 	stderr io.Writer
 
@@ -86,11 +87,12 @@ func (c Call) attach(conf config, req request, env subnetenv.Env, toSave documen
 		return nil, err
 	}
 	defer k.close()
-	store, err := c.store(conf, k, env)
+	m := machine()
+	store, err := c.store(conf, k, env, m)
 	if err != nil {
 		return nil, err
 	}
-	a := &attaching{conf: conf, req: req, kernel: k, store: store, save: toSave, stderr: c.Stderr}
+	a := &attaching{conf: conf, req: req, kernel: k, store: store, boot: m.Boot, save: toSave, stderr: c.Stderr}
 	if err := a.unattached(); err != nil {
 		return nil, err
 	}
@@ -126,7 +128,7 @@ func (a *attaching) unattached() error {
 		return explainRecord(err)
 	}
 	there := false
-	if err == nil && have.Boot == bootID() {
+	if err == nil && have.Boot == a.boot {
 		if there, err = hasHostLink(have.HostLink); err != nil {
 			return err
 		}
@@ -145,7 +147,7 @@ func (a *attaching) reserve(env subnetenv.Env, w wish, bridge hostLink) error {
 		Holder: a.req.holder(), Subnets: env.Subnets, Wanted: w.addrs,
 		Commit: func(addrs []netip.Addr) (err error) {
 			a.plan = newPlan(a.conf, a.req, env, w, addrs)
-			a.record = newRecord(a.conf, a.req, a.plan, bridge, a.kernel)
+			a.record = a.newRecord(bridge)
 			if err := fitsPorts(a.record); err != nil {
 				return err
 			}
@@ -179,9 +181,10 @@ func (a *attaching) connect(bridge hostLink) error {
 		return err
 	}
 	a.paired = true
-	guarded := guardPod(a.record, a.conf.records, a.stderr)
-	err := a.kernel.connect(a.plan, bridge)
-	if err = errors.Join(err, guarded()); err != nil {
+	if err := guardPod(a.record, a.conf.records, a.stderr); err != nil {
+		return err
+	}
+	if err := a.kernel.connect(a.plan, bridge); err != nil {
 		return err
 	}
 	return a.kernel.addPorts(a.record, func() error {

@@ -15,37 +15,22 @@ import (
 // this kernel was found to be unable to guard, so that it is said once.
 const unguarded = ".unguarded"
 
-// guardPod begins to keep the pod from sending as somebody else, and gives what
-// waits for the end of that: the kernel needs as long for it as for the pod's
-// addresses and routes, which it does meanwhile. A kernel that can't is no reason
-// for a pod to fail.
-func guardPod(a attachment.Attachment, dir attachment.Dir, stderr io.Writer) (wait func() error) {
+// guardPod keeps the pod from sending as somebody else. A kernel that can't is no
+// reason for a pod to fail.
+func guardPod(a attachment.Attachment, dir attachment.Dir, stderr io.Writer) error {
 	s, guarded := a.Sources()
 	if !guarded {
-		return func() error { return nil }
-	}
-	// Here, because it is of this thread's namespace.
-	g, err := guard.Open()
-	done := make(chan error, 1)
-	if err != nil {
-		done <- err
-	} else {
-		go func() {
-			done <- g.Put(s)
-			g.Close()
-		}()
-	}
-	return func() error {
-		err := <-done
-		if errors.Is(err, guard.ErrUnsupported) {
-			sayUnguarded(err, a.Boot, dir, stderr)
-			return nil
-		}
-		if err != nil {
-			return refused("guard the pod's link", err)
-		}
 		return nil
 	}
+	err := guard.Put(s)
+	if errors.Is(err, guard.ErrUnsupported) {
+		sayUnguarded(err, a.Boot, dir, stderr)
+		return nil
+	}
+	if err != nil {
+		return refused("guard the pod's link", err)
+	}
+	return nil
 }
 
 func sayUnguarded(why error, boot string, dir attachment.Dir, stderr io.Writer) {

@@ -14,6 +14,8 @@ import (
 	"github.com/weftnet/weft/pkg/mac"
 )
 
+var errTaken = errors.New("a name of the pair is taken")
+
 // loopbackIndex is that of every namespace's loopback (LOOPBACK_IFINDEX).
 const loopbackIndex = 1
 
@@ -106,17 +108,9 @@ func (k *kernel) addGateways(link netlink.Link, want *bridge) error {
 // createPair makes both ends at once, the pod's in its namespace under its
 // final name. After an error there is no pair.
 func (k *kernel) createPair(a plan) error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = a.hostIf, a.mtu, a.hostMAC.Hardware()
-	pair := netlink.NewVeth(attrs)
-	pair.PeerName, pair.PeerHardwareAddr = a.podIf, a.podMAC.Hardware()
-	pair.PeerNamespace = netlink.NsFd(k.podNS)
-	err := k.host.LinkAdd(pair)
-	if !errors.Is(err, unix.EEXIST) {
-		if err != nil {
-			return refused(fmt.Sprintf("create the veth pair %s (host) and %s (pod)", a.hostIf, a.podIf), err)
-		}
-		return nil
+	tried := fmt.Sprintf("create the veth pair %s (host) and %s (pod)", a.hostIf, a.podIf)
+	if err := k.hostSide.apply(change{newPair(a, int(k.podNS)), tried, errTaken}); !errors.Is(err, errTaken) {
+		return err
 	}
 	// Which end it was the kernel doesn't say.
 	if _, err := k.pod.LinkByName(a.podIf); err == nil {
@@ -143,70 +137,56 @@ func (k *kernel) connect(a plan, bridge hostLink) error {
 	}); err != nil {
 		return err
 	}
-	pod := byIndex(podIndex, a.podIf)
-	if err := k.pod.LinkSetUp(byIndex(loopbackIndex, "lo")); err != nil {
-		return refused("set lo up in the pod", err)
-	}
-	if err := k.pod.LinkSetUp(pod); err != nil {
-		return refused("set "+a.podIf+" up in the pod", err)
+	if err := k.podSide.apply(
+		change{setUp(loopbackIndex), "set lo up in the pod", nil},
+		change{setUp(podIndex), "set " + a.podIf + " up in the pod", nil},
+	); err != nil {
+		return err
 	}
 	// The pod's end comes up with a carrier, and needs no waiting for but by
 	// IPv6. In this order: a bridge is ready when one of its ports is.
 	v6 := slices.ContainsFunc(a.podAddrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	if v6 {
-		err = settle(k.pod, podIndex)
+		err = settle(k.podSide, podIndex)
 	}
-	if err := errors.Join(err, settle(k.host, hostIndex), settle(k.host, bridge.index)); err != nil {
+	if err := errors.Join(err, settle(k.hostSide, hostIndex), settle(k.hostSide, bridge.index)); err != nil {
 		return err
 	}
+	var changes []change
 	for _, p := range a.podAddrs {
-		if err := addAddr(k.pod, pod, p); err != nil {
-			return refused(fmt.Sprintf("add %s to %s in the pod", p, a.podIf), err)
-		}
+		changes = append(changes, change{addAddress(podIndex, p), fmt.Sprintf("add %s to %s in the pod", p, a.podIf), nil})
 	}
 	// A pod of IPv4 alone has but a link-local address there, which nobody needs
 	// and whose duplicates are still looked for.
 	if v6 {
-		if err := errors.Join(answers(k.pod, podIndex), answers(k.host, bridge.index)); err != nil {
+		err := k.podSide.apply(changes...)
+		if err := errors.Join(err, answers(k.pod, podIndex), answers(k.host, bridge.index)); err != nil {
 			return err
 		}
+		changes = nil
 	}
-	if err := k.addPodRoutes(a, podIndex); err != nil {
-		return err
-	}
+	changes = append(changes, routesInPod(a, podIndex)...)
 	if a.bridge != nil {
 		// "Changing" the MAC is what the kernel announces (inetdev_event and
 		// ndisc_netdev_event, NETDEV_CHANGEADDR); a packet socket of ours would
 		// wait for RCU when it is closed.
-		if err := k.pod.LinkSetHardwareAddr(pod, a.podMAC.Hardware()); err != nil {
-			return refused("announce "+a.podIf+" in the pod", err)
-		}
+		changes = append(changes, change{setMAC(podIndex, a.podMAC), "announce " + a.podIf + " in the pod", nil})
+	}
+	if err := k.podSide.apply(changes...); err != nil {
+		return err
 	}
 	return k.proxy(a.proxies)
 }
 
-// byIndex is a link as the library wants it where the index is known.
-func byIndex(index int, name string) netlink.Link {
-	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index, Name: name}}
-}
-
-func (k *kernel) addPodRoutes(a plan, index int) error {
+func routesInPod(a plan, index int) (out []change) {
 	for _, r := range a.podRoutes {
-		dst := ipNet(r.dst)
-		kr := netlink.Route{LinkIndex: index, Dst: &dst, Gw: r.via.AsSlice()}
-		if a.onlink {
-			kr.Flags = int(netlink.FLAG_ONLINK)
-		}
-		err := k.pod.RouteAdd(&kr)
-		if errors.Is(err, unix.EEXIST) {
-			return types.NewError(codeTaken, fmt.Sprintf("the pod has a route to %s already", r.dst),
-				"another of its interfaces brought it: attach a pod to one network of weft only")
-		}
-		if err != nil {
-			return refused(fmt.Sprintf("add the route to %s via %s in the pod", r.dst, r.via), err)
-		}
+		out = append(out, change{
+			addRoute(index, r, a.onlink), fmt.Sprintf("add the route to %s via %s in the pod", r.dst, r.via),
+			types.NewError(codeTaken, fmt.Sprintf("the pod has a route to %s already", r.dst),
+				"another of its interfaces brought it: attach a pod to one network of weft only"),
+		})
 	}
-	return nil
+	return out
 }
 
 // connectHost gives the index of the host's end.
@@ -215,55 +195,35 @@ func (k *kernel) connectHost(a plan, bridge hostLink) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	link := byIndex(index, a.hostIf)
-	if err := k.enslave(link, a, bridge); err != nil {
-		return 0, err
-	}
 	if err := setSysctls(a.hostSysctls); err != nil {
 		return 0, err
 	}
-	if err := k.host.LinkSetUp(link); err != nil {
-		return 0, refused("set "+a.hostIf+" up", err)
-	}
-	return index, k.addHostRoutes(link, a)
-}
-
-// enslave makes the host's end a port of the bridge, if there is one.
-func (k *kernel) enslave(link netlink.Link, a plan, bridge hostLink) error {
+	var changes []change
 	if a.bridge != nil {
-		if err := k.host.LinkSetMasterByIndex(link, bridge.index); err != nil {
-			return refused(fmt.Sprintf("make %s a port of bridge %s", a.hostIf, a.bridge.name), err)
-		}
+		changes = append(changes, change{
+			setMaster(index, bridge.index), fmt.Sprintf("make %s a port of bridge %s", a.hostIf, a.bridge.name), nil,
+		})
 		if a.hairpin {
-			if err := k.host.LinkSetHairpin(link, true); err != nil {
-				return refused("set hairpin mode on "+a.hostIf, err)
-			}
+			changes = append(changes, change{setHairpin(index), "set hairpin mode on " + a.hostIf, nil})
 		}
 	}
-	return nil
+	changes = append(changes, change{setUp(index), "set " + a.hostIf + " up", nil})
+	return index, k.hostSide.apply(append(changes, routesToPod(a, index)...)...)
 }
 
-// addHostRoutes is the host's half of point to point.
-func (k *kernel) addHostRoutes(link netlink.Link, a plan) error {
+// routesToPod is the host's half of point to point.
+func routesToPod(a plan, index int) (out []change) {
 	for _, p := range a.hostAddrs {
-		if err := addAddr(k.host, link, p); err != nil {
-			return refused(fmt.Sprintf("add gateway %s to %s", p, a.hostIf), err)
-		}
+		out = append(out, change{addAddress(index, p), fmt.Sprintf("add gateway %s to %s", p, a.hostIf), nil})
 	}
 	for _, p := range a.hostRoutes {
-		dst := ipNet(p)
-		err := k.host.RouteAdd(&netlink.Route{
-			LinkIndex: link.Attrs().Index, Dst: &dst, Scope: netlink.SCOPE_LINK,
+		out = append(out, change{
+			addRoute(index, route{dst: p}, false), fmt.Sprintf("add the route to %s by %s", p, a.hostIf),
+			types.NewError(codeTaken, fmt.Sprintf("the host has a route to %s already", p),
+				"it belongs to another link; see ip route show "+p.String()),
 		})
-		if errors.Is(err, unix.EEXIST) {
-			return types.NewError(codeTaken, fmt.Sprintf("the host has a route to %s already", p),
-				"it belongs to another link; see ip route show "+p.String())
-		}
-		if err != nil {
-			return refused(fmt.Sprintf("add the route to %s by %s", p, a.hostIf), err)
-		}
 	}
-	return nil
+	return out
 }
 
 func addAddr(h *netlink.Handle, link netlink.Link, p netip.Prefix) error {

@@ -16,7 +16,9 @@ import (
 type kernel struct {
 	hostNS, podNS netns.NsHandle
 	host, pod     *netlink.Handle
-	later         []func() // what is waited for last
+	// What an ADD writes goes by these; nil is one that is not open.
+	hostSide, podSide *rtnetlink
+	later             []func() // what is waited for last
 }
 
 // openHost opens the host's side only.
@@ -38,6 +40,10 @@ func openHost() (*kernel, error) {
 func openPod(path string) (*kernel, error) {
 	k, err := openHost()
 	if err != nil {
+		return nil, err
+	}
+	if k.hostSide, err = openRtnetlink(); err != nil {
+		k.close()
 		return nil, err
 	}
 	ok, err := k.enterPod(path)
@@ -67,10 +73,13 @@ func (k *kernel) enterPod(path string) (bool, error) {
 	if !isNetNS(ns) || ns.Equal(k.hostNS) {
 		return false, nil
 	}
-	if k.pod, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE); err != nil {
-		return false, refused("open netlink in "+path, err)
-	}
-	return true, nil
+	return true, k.inPod(func() error {
+		if k.pod, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return refused("open netlink in "+path, err)
+		}
+		k.podSide, err = openRtnetlink()
+		return err
+	})
 }
 
 // isNetNS tells a network namespace from another file in its place
@@ -102,6 +111,8 @@ func (k *kernel) close() {
 			h.Close()
 		}
 	}
+	k.hostSide.close()
+	k.podSide.close()
 	for _, ns := range []netns.NsHandle{k.hostNS, k.podNS} {
 		if ns.IsOpen() {
 			_ = ns.Close()

@@ -32,8 +32,7 @@ func age(written, now time.Time) time.Duration { return now.Sub(written).Abs() }
 
 // store opens the address store. The first ADD of a boot finds it as the last
 // boot left it, and frees what nobody has any more.
-func (c Call) store(conf config, k *kernel, env subnetenv.Env) (hostlocal.Store, error) {
-	m := machine()
+func (c Call) store(conf config, k *kernel, env subnetenv.Env, m hostlocal.Machine) (hostlocal.Store, error) {
 	store := hostlocal.At(conf.dataDir, conf.network, m)
 	switch store.Boot() {
 	case m.Boot:

@@ -16,16 +16,17 @@ import (
 )
 
 // newRecord is what is written down of an attachment.
-func newRecord(c config, req request, a plan, bridge hostLink, k *kernel) attachment.Attachment {
+func (a *attaching) newRecord(bridge hostLink) attachment.Attachment {
+	p := a.plan
 	r := attachment.Attachment{
-		Key: req.key(c.network), Boot: bootID(), NetNS: req.netns, NetNSInode: k.podInode(),
-		Mode: attachment.Mode(c.mode), HostLink: a.hostIf, HostMAC: a.hostMAC, MTU: a.mtu,
-		Addrs: a.podAddrs, Gateways: a.gateways, MAC: a.podMAC, Ports: c.ports,
-		Guard: !c.spoofing.allows(req.args),
+		Key: a.req.key(a.conf.network), Boot: a.boot, NetNS: a.req.netns, NetNSInode: a.kernel.podInode(),
+		Mode: attachment.Mode(a.conf.mode), HostLink: p.hostIf, HostMAC: p.hostMAC, MTU: p.mtu,
+		Addrs: p.podAddrs, Gateways: p.gateways, MAC: p.podMAC, Ports: a.conf.ports,
+		Guard: !a.conf.spoofing.allows(a.req.args),
 	}
-	if a.bridge != nil {
+	if p.bridge != nil {
 		r.Bridge = &attachment.Bridge{
-			Name: a.bridge.name, MAC: bridge.mac, Addr: a.bridge.addrs, Hairpin: a.hairpin, Promisc: a.bridge.promisc,
+			Name: p.bridge.name, MAC: bridge.mac, Addr: p.bridge.addrs, Hairpin: p.hairpin, Promisc: p.bridge.promisc,
 		}
 	}
 	return r

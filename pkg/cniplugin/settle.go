@@ -14,19 +14,18 @@ import (
 // resend takes a second. Since Linux 6.8 the question alone settles it
 // (linkwatch_sync_dev in rtnl_getlink); before, it is a matter of milliseconds.
 // A link that doesn't come up is for the pod's probes to find, not for us.
-func settle(h *netlink.Handle, index int) error {
+func settle(r *rtnetlink, index int) error {
 	const patience, step = time.Second, time.Millisecond
 	if index == 0 {
 		return nil
 	}
 	for end := time.Now().Add(patience); ; <-time.After(step) {
-		link, err := h.LinkByIndex(index)
+		state, err := r.operState(index)
 		if err != nil {
 			return refused(fmt.Sprintf("ask for the state of link %d", index), err)
 		}
 		// The kernel's own rule (netif_oper_up): a bridge that never was
 		// without a carrier stays unknown for ever.
-		state := link.Attrs().OperState
 		if state == netlink.OperUp || state == netlink.OperUnknown || time.Now().After(end) {
 			return nil
 		}

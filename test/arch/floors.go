@@ -20,7 +20,10 @@ type floor struct {
 func floors() []floor {
 	return []floor{
 		{"leaves", []string{"pkg/...", "pkg/dataplane/ruleset"}},
-		{"dataplane", []string{"pkg/dataplane", "pkg/tables", "pkg/tables/..."}},
+		{"dataplane", []string{
+			"pkg/dataplane", "pkg/tables", "pkg/tables/...",
+			"pkg/attachment/nft", // sends by pkg/exchange
+		}},
 		{"subnet and layers", []string{
 			"subnet", "pkg/dataplane/layers", "pkg/attachment", "pkg/attachment/guard", "pkg/attachment/hostports",
 			"pkg/trace", // a packet's way through pkg/tables

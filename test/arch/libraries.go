@@ -24,6 +24,7 @@ func libraries() []library {
 			Users: []string{
 				"pkg/dataplane/linux", "pkg/dataplane/linux/...", "pkg/cniplugin", "pkg/netnstest",
 				"pkg/attachment/guard", "pkg/attachment/hostports", "pkg/attachment/nft", // the plugin's and weftd's
+				"pkg/exchange", // theirs and the plugin's
 				"pkg/topology", // builds the demo's and the tests' networks
 				"pkg/demo",     // runs in them
 			},

@@ -119,10 +119,14 @@ func subjectsOf(o options, dir string) ([]*subject, error) {
 	if err := os.WriteFile(env, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
+	stores := 0
 	weft := func(mode string) []byte {
+		// One of its own for each: no node makes so many pods in half a minute that all of its
+		// addresses rest.
+		stores++
 		return fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"weft","mode":%q,"subnetFile":%q,
 			"stateDir":%q,"dataDir":%q,"ipam":{"dataDir":%q},"capabilities":{"portMappings":true}}]}`,
-			mode, env, dir+"/weft", dir+"/flannel", dir+"/networks-"+mode)
+			mode, env, dir+"/weft", dir+"/flannel", fmt.Sprint(dir, "/networks-", stores))
 	}
 	type source struct {
 		name, bin string

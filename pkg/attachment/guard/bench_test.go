@@ -39,7 +39,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 				host.Do(func() {
 					g, err := guard.Open()
 					if err == nil && held {
-						err = g.Put(s)
+						err = guard.Put(s)
 					} else if err == nil {
 						err = g.Remove(s)
 					}

@@ -49,15 +49,30 @@ func Open() (*Guard, error) {
 // 10 ms).
 func (g *Guard) Close() { _ = g.conn.CloseLasting() }
 
-// Put guards a link that was not guarded. A link that is not there is ENOENT.
-// After an error, Close.
-func (g *Guard) Put(s attachment.Sources) error {
-	queueOwn(g.conn, s)
-	err := g.conn.Flush()
-	if errors.Is(err, unix.ENOENT) { // the table, or the link
-		err = g.Renew(s)
+// Put guards a link that was not guarded, in the namespace of the calling thread. A
+// link that is not there is ENOENT.
+func Put(s attachment.Sources) error {
+	b := nft.NewBatch(table())
+	for _, set := range keySets() {
+		if k := keys(s)[set]; len(k) > 0 {
+			b.AddElements(set, elements(k))
+		}
 	}
-	return explain("guard "+s.Link, err)
+	ch := base(s)
+	b.AddDeviceChain(ch)
+	for _, r := range rulesOf(ch, entrance(s), own(s)) {
+		b.AddRule(r)
+	}
+	err := b.Commit()
+	if !errors.Is(err, unix.ENOENT) {
+		return explain("guard "+s.Link, err)
+	}
+	g, err := Open() // the table is not there, or the link
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	return g.Renew(s)
 }
 
 // Renew writes all anew that the link needs, shared chains too, in one
@@ -89,7 +104,7 @@ func (g *Guard) Remove(s attachment.Sources) error {
 // RemoveLink does so where nothing tells what the link was held to.
 func (g *Guard) RemoveLink(link string) error {
 	err := g.removeParts(link, nil)
-	for _, set := range []string{setMAC, setIP4, setIP6} {
+	for _, set := range keySets() {
 		have, errSet := read(set)
 		have = slices.DeleteFunc(have, func(key []byte) bool { return nameIn(key) != link })
 		err = errors.Join(err, errSet, g.removeElements(set, have))
@@ -155,7 +170,7 @@ func Read() (State, error) {
 	for name, all := range chains {
 		s.gates[name] = nft.Of(all)
 	}
-	for _, set := range []string{setMAC, setIP4, setIP6} {
+	for _, set := range keySets() {
 		have, err := read(set)
 		if err != nil {
 			return s, explain("list set "+set+" of table "+Table, err)

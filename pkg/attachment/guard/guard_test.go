@@ -6,6 +6,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/pkg/attachment"
@@ -54,9 +55,16 @@ func TestGuard(t *testing.T) {
 	}
 	for _, s := range []attachment.Sources{a, b} {
 		n.Exec("ip", "link", "add", s.Link, "type", "veth", "peer", "name", "peer"+s.Link)
-		if have := with(t, n, func(g *guard.Guard) error { return g.Put(s) }); !have.Holds(s) {
+		if have := with(t, n, func(*guard.Guard) error { return guard.Put(s) }); !have.Holds(s) {
 			t.Errorf("%s is not held", s.Link)
 		}
+	}
+	// Both ways to write it write the same.
+	put := n.Exec("nft", "-n", "list", "table", "netdev", "weft-guard")
+	n.Exec("nft", "flush ruleset")
+	with(t, n, func(g *guard.Guard) error { return errors.Join(g.Renew(a), g.Renew(b)) })
+	if d := cmp.Diff(put, n.Exec("nft", "-n", "list", "table", "netdev", "weft-guard")); d != "" {
+		t.Errorf("put, and written anew: %s", d)
 	}
 	for _, what := range []string{
 		"flush ruleset", "delete table netdev weft-guard", "flush chain netdev weft-guard direct",
@@ -105,7 +113,7 @@ func TestRemove(t *testing.T) {
 		},
 		"when all is gone": func(g *guard.Guard) error {
 			n.Exec("nft", "flush ruleset")
-			return errors.Join(g.Remove(a), g.RemoveLink("vetha"), g.Put(b))
+			return errors.Join(g.Remove(a), g.RemoveLink("vetha"), guard.Put(b))
 		},
 	} {
 		with(t, n, func(g *guard.Guard) error { return errors.Join(g.Renew(a), g.Renew(b)) })
@@ -115,8 +123,8 @@ func TestRemove(t *testing.T) {
 		}
 	}
 	// Since Linux 6.16 a chain may wait for its link.
-	left := with(t, n, func(g *guard.Guard) error {
-		if err := g.Put(sources("vethc", 1)); err != nil && !errors.Is(err, unix.ENOENT) {
+	left := with(t, n, func(*guard.Guard) error {
+		if err := guard.Put(sources("vethc", 1)); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 		return nil

@@ -212,7 +212,9 @@ func sets() map[string]*nftables.Set {
 }
 
 // setNames is the order in which they are made; those of keys first.
-func setNames() []string { return []string{setMAC, setIP4, setIP6, setRefused} }
+func setNames() []string { return append(keySets(), setRefused) }
+
+func keySets() []string { return []string{setMAC, setIP4, setIP6} }
 
 // keys are what the sets have of a pod. Pure.
 func keys(s attachment.Sources) map[string][][]byte {
@@ -246,12 +248,18 @@ func elements(keys [][]byte) (out []nftables.SetElement) {
 
 func queue(c *nftables.Conn, ch *nftables.Chain, mark string, rules []rule) {
 	c.AddChain(ch)
+	for _, r := range rulesOf(ch, mark, rules) {
+		c.AddRule(r)
+	}
+}
+
+func rulesOf(ch *nftables.Chain, mark string, rules []rule) (out []*nftables.Rule) {
 	for i, r := range rules {
-		c.AddRule(&nftables.Rule{
-			Table: ch.Table, Chain: ch, Exprs: r,
-			UserData: nft.Data(mark, i, len(rules)),
+		out = append(out, &nftables.Rule{
+			Table: ch.Table, Chain: ch, Exprs: r, UserData: nft.Data(mark, i, len(rules)),
 		})
 	}
+	return out
 }
 
 func queueShared(c *nftables.Conn) {

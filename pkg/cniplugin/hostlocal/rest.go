@@ -95,8 +95,16 @@ func (s Store) readRest() rest {
 
 func (s Store) writeRest(r rest) error { return s.replace(restName, r.encode()) }
 
-// Boot is the boot in which Reboot was last called; "" is none.
-func (s Store) Boot() string { return s.readRest().boot }
+// Boot is the boot in which Reboot was last called; "" is none. It is the file's first
+// line, and the rest of it may be long.
+func (s Store) Boot() string {
+	var line [64]byte
+	n, err := readStart(s.path(restName), line[:])
+	if err != nil {
+		return ""
+	}
+	return parseRest(line[:n]).boot
+}
 
 // Reboot notes that the store has been looked through after a reboot, so that
 // Boot is the machine's.
