@@ -59,10 +59,9 @@ func (p *Ports) Add(a attachment.Attachment) error {
 	if len(want) == 0 {
 		return nil
 	}
-	err := p.put(want)
+	err := put(want)
 	if errors.Is(err, unix.ENOENT) {
-		install(p.conn)
-		err = p.put(want)
+		err = p.installWith(want)
 	}
 	if err == nil {
 		return nil
@@ -73,8 +72,20 @@ func (p *Ports) Add(a attachment.Attachment) error {
 	return fmt.Errorf("lead host ports to %s: %w", a.HostLink, err)
 }
 
-// put queues elements, and writes what is queued.
-func (p *Ports) put(want []entry) error {
+// put writes elements where the table is there.
+func put(want []entry) error {
+	b := nft.NewBatch(table())
+	for _, name := range setNames() {
+		if elements := of(want, name); len(elements) > 0 {
+			b.AddElements(name, elements)
+		}
+	}
+	return b.Commit()
+}
+
+// installWith makes the table, with elements.
+func (p *Ports) installWith(want []entry) error {
+	install(p.conn)
 	all := sets()
 	for _, name := range setNames() {
 		if elements := of(want, name); len(elements) > 0 {
