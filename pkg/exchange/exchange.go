@@ -32,7 +32,12 @@ func Open(protocol int) (*Conn, error) {
 		return nil, err
 	}
 	// The kernel answers before it returns. Should it ever not, nobody waits for good.
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
+	err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10})
+	if err == nil {
+		// A refusal has the whole request in it otherwise, however long.
+		err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	}
+	if err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}

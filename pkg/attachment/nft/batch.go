@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -34,20 +35,23 @@ func NewBatch(t *nftables.Table) *Batch {
 
 // AddElements to a set or map. What is there already, with the same value, is no error.
 func (b *Batch) AddElements(set string, elements []nftables.SetElement) {
-	b.message(unix.NFT_MSG_NEWSETELEM, 0)
-	b.text(unix.NFTA_SET_ELEM_LIST_TABLE, b.table.Name)
-	b.text(unix.NFTA_SET_ELEM_LIST_SET, set)
-	b.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() {
-		for _, e := range elements {
-			b.nest(unix.NFTA_LIST_ELEM, func() {
-				b.data(unix.NFTA_SET_ELEM_KEY, e.Key)
-				if len(e.Val) > 0 {
-					b.data(unix.NFTA_SET_ELEM_DATA, e.Val)
-				}
-			})
-		}
-	})
-	b.end()
+	const most = 500 // in one attribute, which has less than 64 KiB: one takes up to 80 bytes
+	for part := range slices.Chunk(elements, most) {
+		b.message(unix.NFT_MSG_NEWSETELEM, 0)
+		b.text(unix.NFTA_SET_ELEM_LIST_TABLE, b.table.Name)
+		b.text(unix.NFTA_SET_ELEM_LIST_SET, set)
+		b.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() {
+			for _, e := range part {
+				b.nest(unix.NFTA_LIST_ELEM, func() {
+					b.data(unix.NFTA_SET_ELEM_KEY, e.Key)
+					if len(e.Val) > 0 {
+						b.data(unix.NFTA_SET_ELEM_DATA, e.Val)
+					}
+				})
+			}
+		})
+		b.end()
+	}
 }
 
 // AddDeviceChain adds a chain at a link's hook. One that is there as it shall be is no
