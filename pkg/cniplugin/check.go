@@ -97,12 +97,16 @@ func expected(conf config, record attachment.Attachment, prev *types100.Result, 
 // differences says in words what of an expectation is not in the kernel.
 func (k *kernel) differences(e expectation) ([]string, error) {
 	r := e.record
+	inside, err := k.podHandle()
+	if err != nil {
+		return nil, err
+	}
 	var wrong wrongs
 	host := wrong.link(k.host, r.HostLink, "of the host", linkWant{"veth", r.MTU, r.HostMAC})
-	pod := wrong.link(k.pod, e.req.ifName, "in the pod", linkWant{"veth", r.MTU, r.MAC})
+	pod := wrong.link(inside, e.req.ifName, "in the pod", linkWant{"veth", r.MTU, r.MAC})
 	if pod != nil {
-		wrong.addrs(k.pod, pod, "in the pod", r.Addrs)
-		wrong.routes(k.pod, pod, "in the pod", e.routes)
+		wrong.addrs(inside, pod, "in the pod", r.Addrs)
+		wrong.routes(inside, pod, "in the pod", e.routes)
 	}
 	var onLink []netip.Prefix
 	if r.Mode == attachment.ModePTP && host != nil {

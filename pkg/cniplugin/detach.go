@@ -19,7 +19,10 @@ func (k *kernel) detach(hostIf string, req request) error {
 	if err != nil || !pod {
 		return err
 	}
-	_, err = removeVeth(k.pod, req.ifName)
+	h, err := k.podHandle()
+	if err == nil {
+		_, err = removeVeth(h, req.ifName)
+	}
 	return err
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/weftnet/weft/pkg/mac"
 )
 
-var errTaken = errors.New("a name of the pair is taken")
+var errThere = errors.New("it is there already")
 
 // loopbackIndex is that of every namespace's loopback (LOOPBACK_IFINDEX).
 const loopbackIndex = 1
@@ -88,15 +88,16 @@ func (k *kernel) createBridge(want *bridge) error {
 // program's that has no MAC of its own yet, so the one it has is made that.
 func (k *kernel) addGateways(link netlink.Link, want *bridge) error {
 	for _, p := range want.addrs {
-		err := addAddr(k.host, link, p)
-		if errors.Is(err, unix.EEXIST) {
+		tried := fmt.Sprintf("add gateway %s to bridge %s", p, want.name)
+		err := k.hostSide.apply(change{addAddress(link.Attrs().Index, p), tried, errThere})
+		if errors.Is(err, errThere) {
 			continue
 		}
-		if err == nil {
-			err = k.host.LinkSetHardwareAddr(link, link.Attrs().HardwareAddr)
-		}
 		if err != nil {
-			return refused(fmt.Sprintf("add gateway %s to bridge %s", p, want.name), err)
+			return err
+		}
+		if err := k.host.LinkSetHardwareAddr(link, link.Attrs().HardwareAddr); err != nil {
+			return refused(tried, err)
 		}
 	}
 	if want.alone {
@@ -109,11 +110,15 @@ func (k *kernel) addGateways(link netlink.Link, want *bridge) error {
 // final name. After an error there is no pair.
 func (k *kernel) createPair(a plan) error {
 	tried := fmt.Sprintf("create the veth pair %s (host) and %s (pod)", a.hostIf, a.podIf)
-	if err := k.hostSide.apply(change{newPair(a, int(k.podNS)), tried, errTaken}); !errors.Is(err, errTaken) {
+	if err := k.hostSide.apply(change{newPair(a, int(k.podNS)), tried, errThere}); !errors.Is(err, errThere) {
 		return err
 	}
 	// Which end it was the kernel doesn't say.
-	if _, err := k.pod.LinkByName(a.podIf); err == nil {
+	pod, err := k.podHandle()
+	if err != nil {
+		return err
+	}
+	if _, err := pod.LinkByName(a.podIf); err == nil {
 		return types.NewError(codeTaken, fmt.Sprintf("the pod has a link %s already", a.podIf),
 			"an attachment of before was not removed: DEL it, or use another CNI_IFNAME")
 	}
@@ -159,8 +164,12 @@ func (k *kernel) connect(a plan, bridge hostLink) error {
 	// A pod of IPv4 alone has but a link-local address there, which nobody needs
 	// and whose duplicates are still looked for.
 	if v6 {
-		err := k.podSide.apply(changes...)
-		if err := errors.Join(err, answers(k.pod, podIndex), answers(k.host, bridge.index)); err != nil {
+		pod, err := k.podHandle()
+		if err != nil {
+			return err
+		}
+		err = k.podSide.apply(changes...)
+		if err := errors.Join(err, answers(pod, podIndex), answers(k.host, bridge.index)); err != nil {
 			return err
 		}
 		changes = nil
@@ -224,9 +233,4 @@ func routesToPod(a plan, index int) (out []change) {
 		})
 	}
 	return out
-}
-
-func addAddr(h *netlink.Handle, link netlink.Link, p netip.Prefix) error {
-	n := ipNet(p)
-	return h.AddrAdd(link, &netlink.Addr{IPNet: &n})
 }

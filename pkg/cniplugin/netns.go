@@ -15,7 +15,10 @@ import (
 // of the calling thread, and the pod's.
 type kernel struct {
 	hostNS, podNS netns.NsHandle
-	host, pod     *netlink.Handle
+
+	// host opens a socket for each request: an ADD has few by it, or none.
+	host *netlink.Handle
+	pod  *netlink.Handle // see podHandle
 	// What an ADD writes goes by these; nil is one that is not open.
 	hostSide, podSide *rtnetlink
 	later             []func() // what is waited for last
@@ -23,14 +26,10 @@ type kernel struct {
 
 // openHost opens the host's side only.
 func openHost() (*kernel, error) {
-	k := &kernel{hostNS: netns.None(), podNS: netns.None()}
+	k := &kernel{hostNS: netns.None(), podNS: netns.None(), host: &netlink.Handle{}}
 	var err error
 	if k.hostNS, err = netns.Get(); err != nil {
 		return nil, refused("open the host's network namespace", err)
-	}
-	if k.host, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		k.close()
-		return nil, refused("open netlink in the host", err)
 	}
 	return k, nil
 }
@@ -74,12 +73,21 @@ func (k *kernel) enterPod(path string) (bool, error) {
 		return false, nil
 	}
 	return true, k.inPod(func() error {
-		if k.pod, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-			return refused("open netlink in "+path, err)
-		}
 		k.podSide, err = openRtnetlink()
 		return err
 	})
+}
+
+// podHandle is the library's for the pod's side.
+func (k *kernel) podHandle() (*netlink.Handle, error) {
+	if k.pod == nil {
+		h, err := netlink.NewHandleAt(k.podNS, unix.NETLINK_ROUTE)
+		if err != nil {
+			return nil, refused("open netlink in the pod", err)
+		}
+		k.pod = h
+	}
+	return k.pod, nil
 }
 
 // isNetNS tells a network namespace from another file in its place
@@ -106,10 +114,8 @@ func (k *kernel) close() {
 	for _, f := range k.later {
 		f()
 	}
-	for _, h := range []*netlink.Handle{k.host, k.pod} {
-		if h != nil {
-			h.Close()
-		}
+	if k.pod != nil {
+		k.pod.Close()
 	}
 	k.hostSide.close()
 	k.podSide.close()
