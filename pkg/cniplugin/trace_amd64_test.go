@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
@@ -117,7 +119,7 @@ func (o *outcome) step(t testing.TB, pid, tid int, entry bool, refused map[int]b
 		t.Fatal(err)
 	}
 	switch {
-	case entry && changes(regs):
+	case entry && changes(pid, regs):
 		o.calls++
 		if o.calls != d.at {
 			return
@@ -140,12 +142,16 @@ func (o *outcome) step(t testing.TB, pid, tid int, entry bool, refused map[int]b
 	}
 }
 
-// changes tells whether a call changes something that outlives the process.
-func changes(regs syscall.PtraceRegs) bool {
+// changes tells whether a call changes something that outlives the process. The Go
+// runtime wakes itself by an eventfd, and ends if that fails.
+func changes(pid int, regs syscall.PtraceRegs) bool {
 	switch regs.Orig_rax {
+	case syscall.SYS_WRITE:
+		file, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, regs.Rdi))
+		return err != nil || file != "anon_inode:[eventfd]"
 	case syscall.SYS_OPENAT:
 		return regs.Rdx&(syscall.O_CREAT|syscall.O_TRUNC) != 0
-	case syscall.SYS_WRITE, syscall.SYS_SENDTO, syscall.SYS_SENDMSG, syscall.SYS_RENAMEAT, unix.SYS_RENAMEAT2,
+	case syscall.SYS_SENDTO, syscall.SYS_SENDMSG, syscall.SYS_RENAMEAT, unix.SYS_RENAMEAT2,
 		syscall.SYS_UNLINKAT, syscall.SYS_UNLINK, syscall.SYS_RENAME, syscall.SYS_MKDIRAT, syscall.SYS_LINKAT,
 		syscall.SYS_FLOCK:
 		return true
