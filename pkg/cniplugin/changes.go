@@ -76,29 +76,27 @@ func (c change) explain(err error) error {
 	return refused(c.tried, err)
 }
 
-// operState is a link's (RFC 2863), as the kernel acts on it.
-func (r *rtnetlink) operState(index int) (netlink.LinkOperState, error) {
+// link reads one, by its name or its index. One that is not there is unix.ENODEV.
+func (r *rtnetlink) link(name string, index int) (link netlink.Link, err error) {
 	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS: they are the most of an answer
 	req := linkRequest(unix.RTM_GETLINK, 0, index)
+	if name != "" {
+		req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	}
 	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
 	r.seq++
 	req.Seq = r.seq
-	var state netlink.LinkOperState = netlink.OperUnknown
 	var failed error
-	err := r.conn.Do(req.Serialize(), func(a exchange.Answer) bool {
-		if failed = a.Err(); failed != nil || a.Kind != unix.RTM_NEWLINK || len(a.Data) < unix.SizeofIfInfomsg {
-			return a.Seq == r.seq
+	err = r.conn.Do(req.Serialize(), func(a exchange.Answer) bool {
+		if failed = a.Err(); failed == nil && a.Kind == unix.RTM_NEWLINK {
+			link, failed = netlink.LinkDeserialize(&unix.NlMsghdr{Type: a.Kind}, a.Data)
 		}
-		attrs, err := nl.ParseRouteAttr(a.Data[unix.SizeofIfInfomsg:])
-		for _, attr := range attrs {
-			if attr.Attr.Type == unix.IFLA_OPERSTATE && len(attr.Value) > 0 {
-				state = netlink.LinkOperState(attr.Value[0])
-			}
-		}
-		failed = err
 		return a.Seq == r.seq
 	})
-	return state, errors.Join(failed, err)
+	if err = errors.Join(failed, err); err == nil && link == nil {
+		err = unix.ENODEV
+	}
+	return link, err
 }
 
 // exclusive is of a request for something that must not be there yet.

@@ -32,12 +32,12 @@ func (k *kernel) ensureBridge(want *bridge) (hostLink, error) {
 	if want == nil {
 		return hostLink{}, nil
 	}
-	link, err := k.host.LinkByName(want.name)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
+	link, err := k.hostSide.link(want.name, 0)
+	if errors.Is(err, unix.ENODEV) {
 		if err := k.createBridge(want); err != nil {
 			return hostLink{}, err
 		}
-		link, err = k.host.LinkByName(want.name)
+		link, err = k.hostSide.link(want.name, 0)
 	}
 	if err != nil {
 		return hostLink{}, refused("find bridge "+want.name, err)

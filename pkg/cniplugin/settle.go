@@ -20,10 +20,11 @@ func settle(r *rtnetlink, index int) error {
 		return nil
 	}
 	for end := time.Now().Add(patience); ; <-time.After(step) {
-		state, err := r.operState(index)
+		link, err := r.link("", index)
 		if err != nil {
 			return refused(fmt.Sprintf("ask for the state of link %d", index), err)
 		}
+		state := link.Attrs().OperState
 		// The kernel's own rule (netif_oper_up): a bridge that never was
 		// without a carrier stays unknown for ever.
 		if state == netlink.OperUp || state == netlink.OperUnknown || time.Now().After(end) {
