@@ -99,6 +99,32 @@ func (r *rtnetlink) link(name string, index int) (link netlink.Link, err error) 
 	return link, err
 }
 
+// linkIndex is the link's index in the thread's namespace; 0 is no link.
+func linkIndex(name string) (int, error) {
+	c, err := exchange.Open(unix.NETLINK_ROUTE)
+	if err != nil {
+		return 0, refused("open netlink", err)
+	}
+	defer c.Close()
+	index, err := c.LinkIndex(name)
+	if err != nil {
+		return 0, refused("find "+name, err)
+	}
+	return index, nil
+}
+
+// ownLink is a link that was just made.
+func (r *rtnetlink) ownLink(name string) (int, error) {
+	index, err := r.conn.LinkIndex(name)
+	if err == nil && index == 0 {
+		err = unix.ENODEV
+	}
+	if err != nil {
+		return 0, refused("find "+name, err)
+	}
+	return index, nil
+}
+
 // exclusive is of a request for something that must not be there yet.
 const exclusive = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 

@@ -133,13 +133,11 @@ func (k *kernel) connect(a plan, bridge hostLink) error {
 	if err != nil {
 		return err
 	}
-	podIndex := 0
-	if err := k.inPod(func() error {
-		if podIndex, err = ownLink(a.podIf); err != nil {
-			return err
-		}
-		return setSysctls(a.podSysctls)
-	}); err != nil {
+	podIndex, err := k.podSide.ownLink(a.podIf)
+	if err != nil {
+		return err
+	}
+	if err := k.inPod(func() error { return setSysctls(a.podSysctls) }); err != nil {
 		return err
 	}
 	if err := k.podSide.apply(
@@ -200,7 +198,7 @@ func routesInPod(a plan, index int) (out []change) {
 
 // connectHost gives the index of the host's end.
 func (k *kernel) connectHost(a plan, bridge hostLink) (int, error) {
-	index, err := ownLink(a.hostIf)
+	index, err := k.hostSide.ownLink(a.hostIf)
 	if err != nil {
 		return 0, err
 	}

@@ -49,34 +49,3 @@ func setSysctl(path, value string) error {
 	}
 	return nil
 }
-
-// linkIndex is the link's index in the thread's namespace; 0 is no link. Asked
-// so, it waits for nobody: RTM_GETLINK takes the lock that all of the kernel's
-// links share.
-func linkIndex(name string) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, refused("open a socket", err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	ifr, err := unix.NewIfreq(name)
-	if err == nil {
-		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr)
-	}
-	if errors.Is(err, unix.ENODEV) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, refused("find "+name, err)
-	}
-	return int(ifr.Uint32()), nil
-}
-
-// ownLink is a link that was just made.
-func ownLink(name string) (int, error) {
-	index, err := linkIndex(name)
-	if err == nil && index == 0 {
-		err = refused("find "+name, unix.ENODEV)
-	}
-	return index, err
-}

@@ -47,6 +47,22 @@ func Open(protocol int) (*Conn, error) {
 // Close closes the socket.
 func (c *Conn) Close() { _ = unix.Close(c.fd) }
 
+// LinkIndex is a link's index; 0 is no link. It waits for nobody, where RTM_GETLINK waits
+// for the lock that all of the kernel's links share.
+func (c *Conn) LinkIndex(name string) (int, error) {
+	ifr, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(c.fd, unix.SIOCGIFINDEX, ifr) // any socket will do (sock_do_ioctl)
+	}
+	if errors.Is(err, unix.ENODEV) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int(ifr.Uint32()), nil
+}
+
 // Answer is one message of the kernel's.
 type Answer struct {
 	Seq  uint32 // of the request

@@ -41,6 +41,11 @@ func TestDo(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
+		for name, want := range map[string]int{"lo": 1, "nolink": 0} {
+			if have, err := c.LinkIndex(name); have != want || err != nil {
+				t.Errorf("index of %s: %d, %v", name, have, err)
+			}
+		}
 		do := func(last uint32, requests ...[]byte) map[uint32]error {
 			t.Helper()
 			var all []byte
