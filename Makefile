@@ -134,7 +134,7 @@ e2e: needs ## every disturbance 20 times, with the table of repair times (ROUNDS
 soak: ROUNDS = 50
 soak: needs ## the same 50 times, 50 restarts of each kind, a million steps with random kernel errors, CNI plugins killed, and eight at once for five minutes
 	@$(RELIABILITY)
-	@WEFT_CNI_ROUNDS=1000 WEFT_CNI_SECONDS=300 go test -count=1 -v -timeout 60m -run '^Test(KilledAtEveryCall|EveryCallFails|EightAtOnce)$$' \
+	@WEFT_CNI_ROUNDS=1000 WEFT_CNI_SECONDS=300 go test -count=1 -v -timeout 60m -run '^Test(KilledAtEveryCall|HeirKeepsAll|EveryCallFails|EightAtOnce)$$' \
 	  ./pkg/cniplugin
 	@WEFT_STEPS=$(STEPS) go test -count=1 -v -timeout 60m -run '^TestOrdeal$$' ./pkg/dataplane/reconcile
 

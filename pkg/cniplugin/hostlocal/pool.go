@@ -83,11 +83,15 @@ func (s Store) pick(p pool, lastFile string, resting []release) (netip.Addr, err
 	if err != nil {
 		return addr, err
 	}
+	passed := maps.Clone(used)
+	for _, r := range resting {
+		passed[r.addr] = struct{}{}
+	}
 	// One look more than there are addresses to pass over finds what there is,
 	// however large the pool.
-	addr, ok = p.search(last, len(used)+len(resting)+1, func(a netip.Addr) bool {
-		_, taken := used[a]
-		return taken || rests(a)
+	addr, ok = p.search(last, len(passed)+1, func(a netip.Addr) bool {
+		_, taken := passed[a]
+		return taken
 	})
 	for _, r := range resting { // the oldest first
 		if _, taken := used[r.addr]; !ok && !taken && p.has(r.addr) {
