@@ -290,10 +290,10 @@ func TestStatusWithoutADaemon(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.server.SetConfig([]byte(config1))
-		b.start()
-		defer b.stop()
 		b.peer(2, peerMAC)
 		b.peer(3, "01:00:5e:00:00:01") // multicast
+		b.start()
+		defer b.stop()
 		b.settle(time.Second)
 		b.client.Cut()
 		b.deleteRoute("10.42.2.0/24")

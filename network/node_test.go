@@ -302,9 +302,7 @@ func TestEmptiedStoreRemovesNothingAtOnce(t *testing.T) {
 		defer b.stop()
 		b.settle(10 * time.Second)
 		b.peers(6)
-		for i := 2; i < 8; i++ {
-			b.server.Delete(fmt.Sprintf("10.42.%d.0-24", i))
-		}
+		b.server.Delete("10.42.2.0-24", "10.42.3.0-24", "10.42.4.0-24", "10.42.5.0-24", "10.42.6.0-24", "10.42.7.0-24")
 		b.settle(15 * time.Second)
 		b.peers(6)
 		b.ready(true, "")
@@ -323,9 +321,7 @@ func TestARestartKeepsItsDoubt(t *testing.T) {
 		}
 		b.start()
 		b.settle(10 * time.Second)
-		for i := 2; i < 8; i++ {
-			b.server.Delete(fmt.Sprintf("10.42.%d.0-24", i))
-		}
+		b.server.Delete("10.42.2.0-24", "10.42.3.0-24", "10.42.4.0-24", "10.42.5.0-24", "10.42.6.0-24", "10.42.7.0-24")
 		b.settle(time.Second)
 		for i := 3; i < 8; i++ {
 			b.peer(i, fmt.Sprintf("02:00:00:00:00:%02x", i))

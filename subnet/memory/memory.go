@@ -50,11 +50,13 @@ func (s *Server) SetConfig(raw []byte) {
 	s.update(func() { s.config = slices.Clone(raw) })
 }
 
-// Delete removes a lease, or a key that PutMalformed put.
-func (s *Server) Delete(id string) {
+// Delete removes leases, or keys that PutMalformed put, at one moment.
+func (s *Server) Delete(ids ...string) {
 	s.update(func() {
-		delete(s.leases, id)
-		delete(s.junk, id)
+		for _, id := range ids {
+			delete(s.leases, id)
+			delete(s.junk, id)
+		}
 	})
 }
 
