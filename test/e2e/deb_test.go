@@ -104,15 +104,15 @@ func (i image) owned() map[string]string {
 func TestDebInATree(t *testing.T) {
 	before, now := debs(t)
 	i := image{t, unpack(t, t.TempDir())}
-	i.place(before, "root/before.deb")
-	i.place(now, "root/now.deb")
+	i.place(before, "srv/before.deb")
+	i.place(now, "srv/now.deb")
 	bare := i.owned()
-	i.run("dpkg", "-i", "/root/before.deb")
+	i.run("dpkg", "-i", "/srv/before.deb")
 	i.holds()
 
 	const settings = "WEFTD_ETCD_ENDPOINTS=http://192.0.2.1:2379\n"
 	i.put("etc/weft/weftd.env", settings)
-	i.run("dpkg", "-i", "/root/now.deb")
+	i.run("dpkg", "-i", "/srv/now.deb")
 	kept, err := os.ReadFile(filepath.Join(i.tree, "etc/weft/weftd.env"))
 	if err != nil || string(kept) != settings {
 		t.Errorf("after the upgrade the settings are %q (%v)", kept, err)
@@ -124,7 +124,7 @@ func TestDebInATree(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(i.tree, "etc/weft/weftd.env")); err != nil {
 		t.Errorf("after the removal: %v", err)
 	}
-	i.run("dpkg", "-i", "/root/now.deb") // settings of before, found again
+	i.run("dpkg", "-i", "/srv/now.deb") // settings of before, found again
 	i.run("dpkg", "--purge", "weft")
 	i.purged(bare)
 }
@@ -134,9 +134,9 @@ func TestDebInATree(t *testing.T) {
 func TestRpmInATree(t *testing.T) {
 	before, now := packages(t, "RPM")
 	i := image{t, unpack(t, t.TempDir())}
-	i.place(before, "root/before.rpm")
-	i.place(now, "root/now.rpm")
-	i.run("rpm", "--nodeps", "-i", "/root/before.rpm")
+	i.place(before, "srv/before.rpm")
+	i.place(now, "srv/now.rpm")
+	i.run("rpm", "--nodeps", "-i", "/srv/before.rpm")
 	i.holds()
 	const settings = "WEFTD_ETCD_ENDPOINTS=http://192.0.2.1:2379\n"
 	i.put("etc/weft/weftd.env", settings)
@@ -144,8 +144,8 @@ func TestRpmInATree(t *testing.T) {
 		args []string
 		old  bool
 	}{
-		{[]string{"-U", "/root/now.rpm"}, false},
-		{[]string{"-U", "--oldpackage", "/root/before.rpm"}, true},
+		{[]string{"-U", "/srv/now.rpm"}, false},
+		{[]string{"-U", "--oldpackage", "/srv/before.rpm"}, true},
 	} {
 		i.run(append([]string{"rpm", "--nodeps"}, step.args...)...)
 		if v := i.run("weftd", "--version"); strings.HasPrefix(v, "v0.0.0 ") != step.old {
@@ -156,7 +156,7 @@ func TestRpmInATree(t *testing.T) {
 			t.Errorf("after rpm %v the settings are %q (%v)", step.args, kept, err)
 		}
 	}
-	i.run("sh", "-c", "rpm -e weft 2>/root/said") // that it saves the settings
+	i.run("sh", "-c", "rpm -e weft 2>/srv/said") // that it saves the settings
 	kept, err := os.ReadFile(filepath.Join(i.tree, "etc/weft/weftd.env.rpmsave"))
 	if err != nil || string(kept) != settings {
 		t.Errorf("after rpm -e the settings are %q (%v)", kept, err)
@@ -224,8 +224,8 @@ func (c *cluster) installed(t *testing.T, i int, deb string, settings ...string)
 	t.Helper()
 	c.Nodes[i].PTP = true // as the package's CNI configuration
 	m := c.boot(t, i)
-	m.image().place(deb, "root/before.deb")
-	m.run("dpkg", "-i", "/root/before.deb")
+	m.image().place(deb, "srv/before.deb")
+	m.run("dpkg", "-i", "/srv/before.deb")
 	if state := m.try("systemctl", "is-active", "weftd"); state != "inactive\n" {
 		t.Errorf("weftd after the package is installed: %s", state)
 	}
@@ -278,7 +278,7 @@ func TestDebUnderTraffic(t *testing.T) {
 			t.Fatal(err)
 		}
 		pods = append(pods, pod)
-		m.image().place(now, "root/now.deb")
+		m.image().place(now, "srv/now.deb")
 	}
 	var streams []*stream
 	for i, pod := range pods {
@@ -287,12 +287,12 @@ func TestDebUnderTraffic(t *testing.T) {
 			streams = append(streams, startStream(t, &pod.Namespace, &to.Namespace, addr))
 		}
 	}
-	store.run("dpkg-deb", "-x", "/root/now.deb", "/root/now")
-	newer := strings.Fields(store.run("/root/now/usr/bin/weftd", "--version"))[0]
+	store.run("dpkg-deb", "-x", "/srv/now.deb", "/srv/now")
+	newer := strings.Fields(store.run("/srv/now/usr/bin/weftd", "--version"))[0]
 	for _, m := range []*machine{store, other} { // upgraded, and rolled back
 		for _, deb := range [][2]string{{"now", newer}, {"before", "v0.0.0"}} {
 			m.open = true
-			m.run("dpkg", "-i", "/root/"+deb[0]+".deb")
+			m.run("dpkg", "-i", "/srv/"+deb[0]+".deb")
 			m.runs(deb[1])
 		}
 	}
@@ -300,7 +300,7 @@ func TestDebUnderTraffic(t *testing.T) {
 	other.runs("v0.0.0")
 	other.run("dpkg", "--remove", "weft")
 	watch(t, 200, streams...) // the kernel does it
-	other.run("dpkg", "-i", "/root/now.deb")
+	other.run("dpkg", "-i", "/srv/now.deb")
 	other.run("systemctl", "enable", "--now", "weftd")
 	other.awaitReady(1)
 	for _, s := range streams {
