@@ -16,6 +16,9 @@ import (
 // be told each address. Where there is no such bridge nobody asks.
 func (k *kernel) proxy(proxies []proxy) error {
 	for _, p := range proxies {
+		if index, err := k.hostSide.conn.LinkIndex(p.bridge); err == nil && index == 0 {
+			continue // the usual case, at no cost
+		}
 		link, addrs, err := k.bridgeAddrs(p.bridge)
 		if err != nil || link == nil {
 			return err
@@ -62,9 +65,6 @@ func (k *kernel) unproxy(bridge string, addrs []netip.Addr) error {
 
 // bridgeAddrs gives the link's addresses; nil is no link, or one of another kind.
 func (k *kernel) bridgeAddrs(name string) (netlink.Link, []netlink.Addr, error) {
-	if index, err := linkIndex(name); err != nil || index == 0 {
-		return nil, nil, err // the usual case, at no cost
-	}
 	link, err := k.host.LinkByName(name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) || err == nil && link.Type() != "bridge" {
 		return nil, nil, nil

@@ -26,7 +26,6 @@ type Conn struct {
 // Open makes one in the namespace of the calling thread; protocol is one of
 // unix.NETLINK_.
 func Open(protocol int) (*Conn, error) {
-	const largest = 4 << 10 // of an answer: a link with all of its attributes takes 2 kB
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, err
@@ -41,7 +40,7 @@ func Open(protocol int) (*Conn, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	return &Conn{fd, make([]byte, largest)}, nil
+	return &Conn{fd: fd}, nil
 }
 
 // Close closes the socket.
@@ -90,6 +89,10 @@ func (c *Conn) Do(requests []byte, visit func(Answer) (last bool)) error {
 		return unix.Sendto(c.fd, requests, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	}); err != nil {
 		return err
+	}
+	const largest = 4 << 10 // of an answer: a link with all of its attributes takes 2 kB
+	if c.answer == nil {
+		c.answer = make([]byte, largest)
 	}
 	for {
 		n := 0

@@ -52,11 +52,9 @@ func (g *Guard) Close() { _ = g.conn.CloseLasting() }
 // Put guards a link that was not guarded, in the namespace of the calling thread. A
 // link that is not there is ENOENT.
 func Put(s attachment.Sources) error {
-	b := nft.NewBatch(table())
+	b, mine := nft.NewBatch(table()), keys(s)
 	for _, set := range keySets() {
-		if k := keys(s)[set]; len(k) > 0 {
-			b.AddElements(set, elements(k))
-		}
+		b.AddElements(set, elements(mine[set]))
 	}
 	ch := base(s)
 	b.AddDeviceChain(ch)

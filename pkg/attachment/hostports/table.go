@@ -76,9 +76,7 @@ func (p *Ports) Add(a attachment.Attachment) error {
 func put(want []entry) error {
 	b := nft.NewBatch(table())
 	for _, name := range setNames() {
-		if elements := of(want, name); len(elements) > 0 {
-			b.AddElements(name, elements)
-		}
+		b.AddElements(name, of(want, name))
 	}
 	return b.Commit()
 }
