@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -357,4 +358,29 @@ func TestSCTPHostPort(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Address files that are deleted by hand under a running pod are not given to another,
+// and the pod's host port goes with the pod.
+func TestAddressFilesDeleted(t *testing.T) {
+	for _, mode := range []string{"bridge", "ptp"} {
+		t.Run(mode, func(t *testing.T) {
+			n := newNode(t, ipv4, ipv6).with("mode", mode)
+			first, _ := newPod(t, 1)
+			second, _ := newPod(t, 2)
+			had := n.withPorts(mapping("tcp", 8080, 80, "")).add(first)
+			if err := os.RemoveAll(filepath.Join(n.dir, "networks")); err != nil {
+				t.Fatal(err)
+			}
+			for i, ip := range n.add(second).IPs {
+				if ip.Address.IP.Equal(had.IPs[i].Address.IP) {
+					t.Errorf("%s was given twice", ip.Address.IP)
+				}
+			}
+			n.del(first)
+			n.wantNoPorts(mode)
+			n.del(second)
+			n.empty()
+		})
+	}
 }

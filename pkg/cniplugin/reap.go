@@ -36,7 +36,10 @@ func (c Call) store(conf config, k *kernel, env subnetenv.Env, m hostlocal.Machi
 	store := hostlocal.At(conf.dataDir, conf.network, m)
 	switch store.Boot() {
 	case m.Boot:
-	case "": // never ours yet
+	case "": // never ours yet, or its files were deleted under running pods
+		if err := restore(conf, store, m); err != nil {
+			return store, explainStore(err)
+		}
 	default:
 		if err := k.reap(conf, store, reboot); err != nil {
 			return store, explainStore(err)
@@ -47,6 +50,23 @@ func (c Call) store(conf config, k *kernel, env subnetenv.Env, m hostlocal.Machi
 			"new pods get the new ones, pods of before keep theirs\n", env.Subnets, was)
 	}
 	return store, nil
+}
+
+// restore reserves again what running pods have by their records, where nobody has it.
+func restore(conf config, store hostlocal.Store, m hostlocal.Machine) error {
+	records, err := conf.records.Load()
+	if err != nil && !errors.As(err, new(*attachment.DamagedError)) {
+		return explainRecord(err)
+	}
+	for _, r := range records {
+		if dead, err := isDead(conf, r, m); err != nil || dead || r.Network != conf.network {
+			continue
+		}
+		if _, err := store.Hold(holderOf(r.Key), addrsOf(r)); err != nil {
+			return err
+		}
+	}
+	return store.Reboot()
 }
 
 // reap frees what the dead hold. An attachment of ours is dead if its record is

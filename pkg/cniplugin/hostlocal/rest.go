@@ -109,7 +109,7 @@ func (s Store) Boot() string {
 // Reboot notes that the store has been looked through after a reboot, so that
 // Boot is the machine's.
 func (s Store) Reboot() error {
-	unlock, err := s.lock()
+	unlock, err := s.lockMade()
 	if err != nil {
 		return err
 	}
